@@ -1,0 +1,290 @@
+//! What the host asks of EC2 and of the instance metadata service, as plain data.
+//!
+//! One [`Request`] is one API call, nothing more: chains of calls (create, attach, modify) belong to the pool manager,
+//! so that the real cloud, the simulated one and a test's fake all answer the same small questions (spec 03 §6.1).
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::ip::Ipv4Net;
+use crate::policy::Unit;
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// IMDS: the facts of spec 03 §4. Answer: [`Answer::Instance`].
+    Instance,
+    /// IMDS: all attached interfaces, spec 03 §5. Answer: [`Answer::Attached`].
+    AttachedInterfaces,
+    /// IMDS: security groups of the primary interface, spec 03 §3 row 15. Answer: [`Answer::SecurityGroups`].
+    PrimarySecurityGroups { mac: String },
+    /// IMDS: the VPC's IPv4 blocks, spec 03 §3 row 22. Answer: [`Answer::VpcCidrs`].
+    VpcCidrs { mac: String },
+    /// `DescribeNetworkInterfaces` by id. Answer: [`Answer::Interfaces`].
+    DescribeNetworkInterfaces { ids: Vec<String> },
+    /// `DescribeInstances` of this instance, for used device indexes. Answer: [`Answer::Devices`].
+    DescribeInstance { instance: String },
+    /// `DescribeSubnets` of one VPC and availability zone. Answer: [`Answer::Subnets`].
+    DescribeSubnets { vpc: String, availability_zone: String },
+    /// `DescribeInstanceTypes`. Answer: [`Answer::InstanceType`].
+    DescribeInstanceType { instance_type: String },
+    /// `CreateNetworkInterface`. Answer: [`Answer::Interfaces`] with the one made.
+    CreateNetworkInterface(CreateInterface),
+    /// `AttachNetworkInterface`. Answer: [`Answer::Attachment`].
+    AttachNetworkInterface { eni: String, instance: String, device_index: u32, card: u32 },
+    /// `ModifyNetworkInterfaceAttribute`, attachment: delete on termination. Answer: [`Answer::Done`].
+    SetDeleteOnTermination { eni: String, attachment: String },
+    /// `ModifyNetworkInterfaceAttribute`, groups. Answer: [`Answer::Done`].
+    SetSecurityGroups { eni: String, groups: Vec<String> },
+    /// `DetachNetworkInterface`. Answer: [`Answer::Done`].
+    DetachNetworkInterface { attachment: String },
+    /// `DeleteNetworkInterface`. Answer: [`Answer::Done`].
+    DeleteNetworkInterface { eni: String },
+    /// `AssignPrivateIpAddresses`. Answer: [`Answer::Assigned`], only what is new.
+    AssignPrivateIpAddresses { eni: String, unit: Unit, count: u32 },
+    /// `UnassignPrivateIpAddresses`; a list may be empty, not both. Answer: [`Answer::Done`].
+    UnassignPrivateIpAddresses { eni: String, addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+    /// `CreateTags` on one resource, tags sorted by key. Answer: [`Answer::Done`].
+    CreateTags { resource: String, tags: Vec<(String, String)> },
+}
+
+impl Request {
+    /// EC2's name of the call, or the reference's name of the IMDS read; used as the `api` label of metrics.
+    #[must_use]
+    pub fn api(&self) -> &'static str {
+        match self {
+            Self::Instance => "GetInstance",
+            Self::AttachedInterfaces => "GetAttachedENIs",
+            Self::PrimarySecurityGroups { .. } => "GetSecurityGroupIDs",
+            Self::VpcCidrs { .. } => "GetVPCIPv4CIDRBlocks",
+            Self::DescribeNetworkInterfaces { .. } => "DescribeNetworkInterfaces",
+            Self::DescribeInstance { .. } => "DescribeInstances",
+            Self::DescribeSubnets { .. } => "DescribeSubnets",
+            Self::DescribeInstanceType { .. } => "DescribeInstanceTypes",
+            Self::CreateNetworkInterface(_) => "CreateNetworkInterface",
+            Self::AttachNetworkInterface { .. } => "AttachNetworkInterface",
+            Self::SetDeleteOnTermination { .. } | Self::SetSecurityGroups { .. } => "ModifyNetworkInterfaceAttribute",
+            Self::DetachNetworkInterface { .. } => "DetachNetworkInterface",
+            Self::DeleteNetworkInterface { .. } => "DeleteNetworkInterface",
+            Self::AssignPrivateIpAddresses { .. } => "AssignPrivateIpAddresses",
+            Self::UnassignPrivateIpAddresses { .. } => "UnassignPrivateIpAddresses",
+            Self::CreateTags { .. } => "CreateTags",
+        }
+    }
+
+    /// Whether it goes to EC2 (and counts against its budget), not to IMDS.
+    #[must_use]
+    pub fn is_ec2(&self) -> bool {
+        !matches!(
+            self,
+            Self::Instance | Self::AttachedInterfaces | Self::PrimarySecurityGroups { .. } | Self::VpcCidrs { .. }
+        )
+    }
+}
+
+/// A new interface (spec 03 §7.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateInterface {
+    pub subnet: String,
+    /// `aws-K8S-<instance id>`.
+    pub description: String,
+    pub security_groups: Vec<String>,
+    /// Sorted by key.
+    pub tags: Vec<(String, String)>,
+    /// What it comes with beside its primary address.
+    pub unit: Unit,
+    pub count: u32,
+    /// Copied from the primary interface where it has any.
+    pub connection_tracking: Option<ConnectionTracking>,
+    /// EC2's idempotency token: fresh for each distinct request (spec 03 W-9).
+    pub client_token: String,
+}
+
+/// Time-outs in seconds; a field not set is EC2's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionTracking {
+    pub tcp_established: Option<u32>,
+    pub udp_stream: Option<u32>,
+    pub udp: Option<u32>,
+}
+
+/// The answer to a [`Request`]; which one belongs to which stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Instance(Instance),
+    Attached(Vec<AttachedInterface>),
+    SecurityGroups(Vec<String>),
+    VpcCidrs(Vec<Ipv4Net>),
+    Interfaces(Vec<Interface>),
+    Devices(Vec<Device>),
+    Subnets(Vec<SubnetFacts>),
+    InstanceType(crate::limits::InstanceLimits),
+    Attachment { id: String },
+    Assigned { addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+}
+
+/// What never changes for the life of the process (spec 03 §4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub region: String,
+    pub availability_zone: String,
+    pub local_ipv4: Ipv4Addr,
+    pub instance_id: String,
+    pub instance_type: String,
+    pub mac: String,
+    pub primary_eni: String,
+    pub subnet: String,
+    pub vpc: String,
+}
+
+/// One attached interface as IMDS tells it (spec 03 §5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachedInterface {
+    pub eni: String,
+    pub mac: String,
+    pub device_index: u32,
+    pub card: u32,
+    pub subnet: String,
+    /// None for an interface without IPv4 (EFA-only).
+    pub subnet_cidr: Option<Ipv4Net>,
+    /// The interface's own address.
+    pub primary: Option<Ipv4Addr>,
+    pub secondary: Vec<Ipv4Addr>,
+    pub prefixes: Vec<Ipv4Net>,
+}
+
+/// One interface as EC2 tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    pub eni: String,
+    pub mac: String,
+    pub subnet: String,
+    /// `interface`, `trunk`, `efa`, `efa-only`, …
+    pub interface_type: String,
+    pub description: String,
+    pub status: String,
+    pub tags: Vec<(String, String)>,
+    pub security_groups: Vec<String>,
+    pub primary: Option<Ipv4Addr>,
+    pub secondary: Vec<Ipv4Addr>,
+    pub prefixes: Vec<Ipv4Net>,
+    pub attachment: Option<InterfaceAttachment>,
+    pub connection_tracking: Option<ConnectionTracking>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceAttachment {
+    pub id: String,
+    pub device_index: u32,
+    pub card: u32,
+    pub delete_on_termination: bool,
+    /// `attaching`, `attached`, `detaching`, `detached`.
+    pub status: String,
+}
+
+/// A device index in use on the instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub eni: String,
+    pub device_index: u32,
+    pub card: u32,
+}
+
+/// One subnet as `DescribeSubnets` tells it, in EC2's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubnetFacts {
+    pub id: String,
+    pub cidr: Option<Ipv4Net>,
+    pub ipv6: bool,
+    pub free_ips: u32,
+    /// Sorted by key.
+    pub tags: Vec<(String, String)>,
+}
+
+/// A failed call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudError {
+    pub api: &'static str,
+    pub kind: ErrorKind,
+    /// EC2's error code, or empty where there was no answer.
+    pub code: String,
+    pub message: String,
+}
+
+/// What a caller can decide upon (spec 03 §9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// `InsufficientFreeAddressesInSubnet`.
+    NoFreeAddress,
+    /// `InsufficientCidrBlocks`: the subnet has no free /28.
+    NoFreePrefix,
+    /// `PrivateIpAddressLimitExceeded`: the interface holds more than we knew.
+    AddressLimit,
+    /// `AttachmentLimitExceeded`, `NetworkInterfaceLimitExceeded`.
+    InterfaceLimit,
+    /// `…NotFound`.
+    NotFound,
+    /// `InvalidParameterValue … is currently in use`, or a device index taken meanwhile.
+    InUse,
+    /// `RequestLimitExceeded` and its kin (spec 03 §1.4).
+    Throttled,
+    /// `UnauthorizedOperation`.
+    Unauthorized,
+    /// No answer: connection, time-out, 5xx. The call may have had its effect.
+    Unknown,
+    /// Any other refusal.
+    Refused,
+}
+
+impl ErrorKind {
+    /// From EC2's error code. `message` is looked at for nothing but "currently in use".
+    #[must_use]
+    pub fn from_code(code: &str, message: &str) -> Self {
+        match code {
+            "InsufficientFreeAddressesInSubnet" => Self::NoFreeAddress,
+            "InsufficientCidrBlocks" => Self::NoFreePrefix,
+            "PrivateIpAddressLimitExceeded" => Self::AddressLimit,
+            "AttachmentLimitExceeded" | "NetworkInterfaceLimitExceeded" => Self::InterfaceLimit,
+            "UnauthorizedOperation" => Self::Unauthorized,
+            "InvalidParameterValue" if message.contains("currently in use") || message.contains("already in use") => {
+                Self::InUse
+            }
+            "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestThrottledException"
+            | "TooManyRequestsException"
+            | "ProvisionedThroughputExceededException"
+            | "RequestLimitExceeded"
+            | "BandwidthLimitExceeded"
+            | "LimitExceededException"
+            | "RequestThrottled"
+            | "SlowDown"
+            | "PriorRequestNotComplete"
+            | "EC2ThrottledException" => Self::Throttled,
+            "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout"
+            | "RequestTimeoutException" | "" => Self::Unknown,
+            _ if code.ends_with(".NotFound") => Self::NotFound,
+            _ => Self::Refused,
+        }
+    }
+
+    /// The subnet has nothing of the kind asked for.
+    #[must_use]
+    pub fn is_exhausted(self) -> bool {
+        matches!(self, Self::NoFreeAddress | Self::NoFreePrefix)
+    }
+}
+
+impl fmt::Display for CloudError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.code.is_empty() {
+            write!(f, "{}: {}", self.api, self.message)
+        } else {
+            write!(f, "{}: {}: {}", self.api, self.code, self.message)
+        }
+    }
+}
+
+impl std::error::Error for CloudError {}

@@ -1,0 +1,12 @@
+//! The heart of Reservoir, without I/O, async or a clock.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`policy`] | the words of the policy contract as plain data |
+//! | [`cloud`] | what is asked of EC2 and IMDS, and what they answer |
+//! | [`ip`], [`limits`] | IPv4 blocks, instance-type limits |
+
+pub mod cloud;
+pub mod ip;
+pub mod limits;
+pub mod policy;
