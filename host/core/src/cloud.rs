@@ -22,6 +22,9 @@ pub enum Request {
     VpcCidrs { mac: String },
     /// `DescribeNetworkInterfaces` by id. Answer: [`Answer::Interfaces`].
     DescribeNetworkInterfaces { ids: Vec<String> },
+    /// `DescribeNetworkInterfaces` by filter: tag `node.k8s.amazonaws.com/instance_id` = `instance` and status
+    /// `available`, all pages: what a crash between create and attach left behind. Answer: [`Answer::Interfaces`].
+    DescribeDetachedInterfaces { instance: String },
     /// `DescribeInstances` of this instance, for used device indexes. Answer: [`Answer::Devices`].
     DescribeInstance { instance: String },
     /// `DescribeSubnets` of one VPC and availability zone. Answer: [`Answer::Subnets`].
@@ -57,7 +60,9 @@ impl Request {
             Self::AttachedInterfaces => "GetAttachedENIs",
             Self::PrimarySecurityGroups { .. } => "GetSecurityGroupIDs",
             Self::VpcCidrs { .. } => "GetVPCIPv4CIDRBlocks",
-            Self::DescribeNetworkInterfaces { .. } => "DescribeNetworkInterfaces",
+            Self::DescribeNetworkInterfaces { .. } | Self::DescribeDetachedInterfaces { .. } => {
+                "DescribeNetworkInterfaces"
+            }
             Self::DescribeInstance { .. } => "DescribeInstances",
             Self::DescribeSubnets { .. } => "DescribeSubnets",
             Self::DescribeInstanceType { .. } => "DescribeInstanceTypes",
@@ -263,8 +268,13 @@ impl ErrorKind {
             | "SlowDown"
             | "PriorRequestNotComplete"
             | "EC2ThrottledException" => Self::Throttled,
-            "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout"
-            | "RequestTimeoutException" | "" => Self::Unknown,
+            "InternalError"
+            | "InternalFailure"
+            | "ServiceUnavailable"
+            | "Unavailable"
+            | "RequestTimeout"
+            | "RequestTimeoutException"
+            | "" => Self::Unknown,
             _ if code.ends_with(".NotFound") => Self::NotFound,
             _ => Self::Refused,
         }

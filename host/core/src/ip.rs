@@ -1,7 +1,7 @@
-//! An IPv4 block in CIDR notation.
+//! Address blocks in CIDR notation.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -71,9 +71,111 @@ impl fmt::Display for Ipv4Net {
     }
 }
 
+/// A block of either family, host bits zero: what the store keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IpNet {
+    network: IpAddr,
+    length: u8,
+}
+
+impl IpNet {
+    /// The block of `length` bits that holds `address`; too large a length is taken as a whole address.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Self {
+        match address {
+            IpAddr::V4(a) => Ipv4Net::new(a, length).into(),
+            IpAddr::V6(a) => {
+                let length = length.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                Self { network: IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask)), length }
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn network(self) -> IpAddr {
+        self.network
+    }
+
+    #[must_use]
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
+    #[must_use]
+    pub fn is_ipv4(self) -> bool {
+        self.network.is_ipv4()
+    }
+
+    /// A single address, not a prefix.
+    #[must_use]
+    pub fn is_host(self) -> bool {
+        self.length == if self.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// Addresses in it (a /80 has 2^48); 2^64 and more saturate.
+    #[must_use]
+    pub fn size(self) -> u64 {
+        let bits = if self.is_ipv4() { 32 } else { 128 } - u32::from(self.length);
+        1u64.checked_shl(bits).unwrap_or(u64::MAX)
+    }
+
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        Self::new(address, self.length).network == self.network
+    }
+
+    /// The address that follows `address` in this block, if there is one.
+    #[must_use]
+    pub fn next(self, address: IpAddr) -> Option<IpAddr> {
+        let next = match address {
+            IpAddr::V4(a) => IpAddr::V4(u32::from(a).checked_add(1)?.into()),
+            IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(1)?.into()),
+        };
+        self.contains(next).then_some(next)
+    }
+
+    /// The IPv4 block, if it is one.
+    #[must_use]
+    pub fn as_ipv4(self) -> Option<Ipv4Net> {
+        match self.network {
+            IpAddr::V4(a) => Some(Ipv4Net::new(a, self.length)),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+impl From<Ipv4Net> for IpNet {
+    fn from(net: Ipv4Net) -> Self {
+        Self { network: IpAddr::V4(net.network()), length: net.length() }
+    }
+}
+
+impl fmt::Display for IpNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.length)
+    }
+}
+
+impl FromStr for IpNet {
+    type Err = ParseIpv4NetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(net) = text.parse::<Ipv4Net>() {
+            return Ok(net.into());
+        }
+        let parse = || {
+            let (address, length) = text.split_once('/')?;
+            let length: u8 = length.parse().ok().filter(|&l| l <= 128)?;
+            Some(Self::new(IpAddr::V6(address.parse().ok()?), length))
+        };
+        parse().ok_or_else(|| ParseIpv4NetError(text.to_owned()))
+    }
+}
+
 /// What is wrong with a block's text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an IPv4 block such as 10.0.0.0/16")]
+#[error("{0:?} is not an address block such as 10.0.0.0/16")]
 pub struct ParseIpv4NetError(String);
 
 impl FromStr for Ipv4Net {

@@ -6,7 +6,9 @@
 //! | [`cloud`] | what is asked of EC2 and IMDS, and what they answer |
 //! | [`ip`], [`limits`] | IPv4 blocks, instance-type limits |
 
+pub mod checkpoint;
 pub mod cloud;
 pub mod ip;
 pub mod limits;
 pub mod policy;
+pub mod store;
