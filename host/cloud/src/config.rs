@@ -1,0 +1,88 @@
+//! How to reach AWS. Plain data: reading the environment is the daemon's business.
+
+use std::time::Duration;
+
+use hyper::Uri;
+use reservoir_core::cloud::CloudError;
+
+use crate::imds::ImdsConfig;
+
+/// Where AWS is and how long to wait for it (spec 03 §1.2). What is not here (credentials, `AWS_MAX_ATTEMPTS`,
+/// `AWS_ENDPOINT_URL`, proxies, …) the SDK's own loaders take from the environment.
+#[derive(Debug, Clone)]
+pub struct CloudConfig {
+    pub imds: ImdsConfig,
+    /// `AWS_EC2_ENDPOINT`: wins over the SDK's `AWS_ENDPOINT_URL_EC2` and `AWS_ENDPOINT_URL` (spec 03 W-1).
+    pub ec2_endpoint: Option<String>,
+    /// `HTTP_TIMEOUT`: the whole of one EC2 attempt, connection to last byte.
+    pub http_timeout: Duration,
+    /// `VPC_CNI_VERSION`, for the user agent; may be empty.
+    pub version: String,
+}
+
+impl Default for CloudConfig {
+    fn default() -> Self {
+        Self {
+            imds: ImdsConfig::default(),
+            ec2_endpoint: None,
+            http_timeout: Duration::from_secs(10),
+            version: String::new(),
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{variable}={value:?} is not an endpoint: {reason}; give a URL such as {example}")]
+    Endpoint { variable: &'static str, value: String, reason: String, example: &'static str },
+}
+
+/// Why there is no [`crate::AwsCloud`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// Nothing will change without another configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The metadata service did not tell who we are; worth another try where it gave no answer.
+    #[error("cannot learn the facts of this instance from the metadata service: {0}")]
+    Metadata(CloudError),
+}
+
+/// Checks an endpoint's URL and cuts a trailing slash.
+pub(crate) fn endpoint(
+    variable: &'static str,
+    value: &str,
+    schemes: &[&str],
+    example: &'static str,
+) -> Result<Uri, ConfigError> {
+    let refuse = |reason: String| ConfigError::Endpoint { variable, value: value.to_owned(), reason, example };
+    let uri: Uri = value.trim().trim_end_matches('/').parse().map_err(|e| refuse(format!("{e}")))?;
+    let scheme = uri.scheme_str().ok_or_else(|| refuse("it has no scheme".to_owned()))?;
+    if !schemes.contains(&scheme) {
+        return Err(refuse(format!("its scheme is not {}", schemes.join(" or "))));
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(refuse("it names no host".to_owned()));
+    }
+    if uri.query().is_some() {
+        return Err(refuse("it has a query".to_owned()));
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked() {
+        let check = |v| endpoint("V", v, &["http", "https"], "http://127.0.0.1:5000");
+        assert_eq!(check("http://127.0.0.1:5000/").unwrap().to_string(), "http://127.0.0.1:5000/");
+        assert_eq!(check("https://[fd00:ec2::254]/base").unwrap().path(), "/base");
+        for bad in ["", "127.0.0.1:5000", "localhost", "ftp://host", "http://", "http://a b", "http://h/?x=1"] {
+            let error = check(bad).expect_err(bad).to_string();
+            assert!(error.contains(&format!("V={bad:?}")) && error.contains("http://127.0.0.1:5000"), "{error}");
+        }
+    }
+}

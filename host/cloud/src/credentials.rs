@@ -1,0 +1,105 @@
+//! Whose signature the calls carry (spec 03 §1.6): the SDK's default chain in the reference's order, its last link the
+//! instance's role through our own metadata client.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_smithy_types::date_time::{DateTime, Format};
+
+use crate::imds::{Imds, ImdsError};
+
+const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+
+/// Static environment, web identity (IRSA), profile files, container endpoint (EKS Pod Identity), instance role.
+pub(crate) fn chain(config: &ProviderConfig, imds: Arc<Imds>) -> CredentialsProviderChain {
+    CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
+        .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(config).build())
+        .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(config).build())
+        .or_else("Container", EcsCredentialsProvider::builder().configure(config).build())
+        .or_else("InstanceRole", InstanceRole { imds, last: Mutex::default() })
+}
+
+/// The role of the instance profile. While the metadata service gives no answer, the last credentials stay in use:
+/// EC2 accepts them for some time beyond their end, and a refusal tells no less than their absence.
+#[derive(Debug)]
+struct InstanceRole {
+    imds: Arc<Imds>,
+    last: Mutex<Option<Credentials>>,
+}
+
+impl InstanceRole {
+    async fn fetch(&self) -> Result<Credentials, CredentialsError> {
+        let roles = match self.imds.get(ROLES).await {
+            Err(error) if error.is_not_found() || error == ImdsError::Disabled => {
+                return Err(CredentialsError::not_loaded(error));
+            }
+            answer => answer.map_err(CredentialsError::provider_error)?,
+        };
+        let role = roles.lines().next().unwrap_or_default().trim();
+        if role.is_empty() {
+            return Err(CredentialsError::not_loaded("the instance has no role"));
+        }
+        let path = format!("{ROLES}{role}");
+        let text = self.imds.get(&path).await.map_err(CredentialsError::provider_error)?;
+        parse(&text).map_err(|reason| CredentialsError::provider_error(format!("{path}: {reason}")))
+    }
+
+    async fn provide(&self) -> Result<Credentials, CredentialsError> {
+        let fetched = self.fetch().await;
+        if let Ok(credentials) = &fetched {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(credentials.clone());
+        }
+        let error = match fetched {
+            Err(error @ CredentialsError::ProviderError(_)) => error,
+            done => return done,
+        };
+        self.fallback_on_interrupt().ok_or(error)
+    }
+}
+
+impl ProvideCredentials for InstanceRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.provide())
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The role's JSON document. Nothing of it may get into an error text.
+fn parse(text: &str) -> Result<Credentials, String> {
+    let document: serde_json::Value = serde_json::from_str(text).map_err(|_| "not JSON".to_owned())?;
+    let code = document["Code"].as_str().unwrap_or("Success");
+    if code != "Success" {
+        let message = document["Message"].as_str().unwrap_or_default();
+        return Err(format!("the service answered code {code:?} {message}"));
+    }
+    let field = |name: &str| {
+        document[name].as_str().filter(|v| !v.is_empty()).ok_or_else(|| format!("the answer has no {name}"))
+    };
+    let expiration = field("Expiration")?;
+    let expiry = DateTime::from_str(expiration, Format::DateTime)
+        .ok()
+        .and_then(|time| SystemTime::try_from(time).ok())
+        .ok_or_else(|| format!("Expiration {expiration:?} is not a time such as 2030-01-31T12:00:00Z"))?;
+    Ok(Credentials::new(
+        field("AccessKeyId")?,
+        field("SecretAccessKey")?,
+        Some(field("Token")?.to_owned()),
+        Some(expiry),
+        "InstanceRole",
+    ))
+}
