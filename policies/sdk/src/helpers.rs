@@ -24,9 +24,10 @@ impl Node {
     /// the name): for doing at different times what not all should do at once. 0 for a range of 0.
     #[must_use]
     pub fn jitter(&self, range: u64) -> u64 {
-        let hash = self.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         hash.checked_rem(range).unwrap_or(0)
     }
 }

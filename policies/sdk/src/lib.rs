@@ -71,8 +71,8 @@ pub use bindings::planning::exports::reservoir::policy::planning::Guest as Plann
 pub use bindings::sizing::exports::reservoir::policy::sizing::Guest as Sizing;
 pub use bindings::sizing::reservoir::policy::log;
 pub use bindings::sizing::reservoir::policy::types::{
-    Assign, Card, Cidr, CidrId, Context, CreateEni, Eni, EniId, EniTraits, Families, Gate, Gates, Growth, Limits, Minute,
-    Node, Note, Pairs, Plan, Sizes, Standing, Subnet, SubnetId, Targets, Unit,
+    Assign, Card, Cidr, CidrId, Context, CreateEni, Eni, EniId, EniTraits, Families, Gate, Gates, Growth, Limits,
+    Minute, Node, Note, Pairs, Plan, Sizes, Standing, Subnet, SubnetId, Targets, Unit,
 };
 pub use bindings::subnets::exports::reservoir::policy::subnets::Guest as Subnets;
 
