@@ -1,1 +1,32 @@
-//! See docs/design.md.
+//! Runs policies: WebAssembly components that decide how many addresses a node keeps, how it gets there and where new
+//! interfaces go. The only crate that sees wasmtime.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`Policies`] | what the daemon holds: the built-in component, perhaps a custom one, and who answers |
+//! | [`dir`], [`watch`] | the policy directory, read and watched |
+//! | [`Runtime`], [`Component`], [`Session`] | one component, loaded and called |
+//! | [`Limits`] | what a component may use and say |
+//!
+//! A component gets a fresh instance per decision, no way to the outside but log lines, and bounded memory, time and
+//! instructions. Whatever it does, the caller gets a value: an answer, or a [`Failure`] with its reason.
+
+mod answer;
+mod call;
+mod convert;
+mod digest;
+mod guest;
+mod limits;
+mod load;
+mod runtime;
+pub mod sample;
+mod turn;
+mod wasi;
+
+pub use answer::cut_targets;
+pub use call::{Answer, By, Called, Facts, Failure, Session};
+pub use digest::{BadDigest, Digest};
+pub use guest::LogLine;
+pub use limits::Limits;
+pub use load::{Component, LoadError};
+pub use runtime::{Runtime, RuntimeError};
