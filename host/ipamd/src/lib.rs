@@ -1,1 +1,3 @@
 //! See docs/design.md.
+
+pub mod config;

@@ -1,0 +1,54 @@
+//! `docs/configuration.md`, made of the table.
+
+use std::fmt::Write as _;
+
+use super::table::VARIABLES;
+use super::variable::{Class, Here};
+
+/// The whole page.
+#[must_use]
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Configuration\n\n\
+<!-- Made of host/ipamd/src/config/table.rs. After a change there: UPDATE_DOCS=1 cargo test -p reservoir-ipamd config -->\n\n\
+The daemon takes everything from its environment and needs no arguments. It reads it once, at start; a change needs a\n\
+new process. Names are case-sensitive. All problems are reported together: a warning says what is used instead, an error\n\
+keeps the daemon from starting (exit code 1). A name that nobody knows and that looks like one of these is reported too.\n\n\
+*Read by*: D daemon, E entrypoint, I init container, P plugin, M metrics helper. *Here*: **yes** works in this release;\n\
+**later** is accepted, with what happens meanwhile; **no** is left out on purpose.\n\n\
+Settings of the policy are not here: they are files of `RESERVOIR_POLICY_DIR`.\n\n\
+Variables of the AWS SDK (`AWS_REGION`, `AWS_ENDPOINT_URL_EC2`, `AWS_EC2_METADATA_SERVICE_ENDPOINT`, credentials, …)\n\
+are read by the SDK.\n",
+    );
+    let mut group = "";
+    for v in VARIABLES {
+        if v.group != group {
+            group = v.group;
+            // Writing to a String cannot fail.
+            let _ = write!(
+                page,
+                "\n## {group}\n\n| Name | Read by | Type | Default | Class | Here | Effect |\n|---|---|---|---|---|---|---|\n"
+            );
+        }
+        let here = match v.here {
+            Here::Now => "yes".to_owned(),
+            Here::Later(meanwhile) => format!("later: {meanwhile}"),
+            Here::Never(why) => format!("no: {why}"),
+        };
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | `{}` | `{}` | {here} | {} |",
+            v.name,
+            v.readers,
+            v.ty.replace('|', "\\|"),
+            v.default,
+            v.class.name(),
+            v.effect.replace('|', "\\|"),
+        );
+    }
+    page.push_str("\n## Classes\n\n| Class | What is accepted, and what becomes of the rest |\n|---|---|\n");
+    for class in Class::ALL {
+        let _ = writeln!(page, "| `{}` | {} |", class.name(), class.rule());
+    }
+    page
+}
