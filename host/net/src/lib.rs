@@ -1,1 +1,34 @@
-//! See docs/design.md.
+//! Host, interface and pod networking through the kernel's own interfaces.
+//!
+//! Every change is a *plan*: a list of [`plan::Step`]s computed from facts by a plain function. [`plan::apply`] carries
+//! a plan out on an [`plan::Executor`]; the one that talks to the kernel is [`kernel::Kernel`].
+//!
+//! | module | what | spec |
+//! |---|---|---|
+//! | [`names`] | interface names that the kernel and operators see | 04 §3 |
+//! | [`table`] | which route table belongs to which interface | 04 §7 |
+//! | [`pod`] | wiring of a pod: set up, check, tear down | 04 §4, §5 |
+//! | [`host`] | the node at start | 04 §8 |
+//! | [`eni`] | secondary interfaces | 04 §9 |
+//! | [`iptables`] | SNAT, mangle and connmark rules | 04 §10, §11.2 |
+//! | [`pods`] | rules of pods as the daemon sees them | 02 §6.7, §7; 04 §12 |
+//! | [`links`] | interfaces, and news of them | 04 §9 |
+//!
+//! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod` and what they stand on.
+
+pub mod error;
+pub mod kernel;
+pub mod mac;
+pub mod names;
+pub mod netlink;
+pub mod netns;
+pub mod plan;
+pub mod pod;
+pub mod prefix;
+pub mod rule;
+pub mod sysctl;
+pub mod table;
+
+pub use error::Error;
+pub use mac::MacAddr;
+pub use prefix::IpPrefix;

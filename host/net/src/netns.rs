@@ -1,0 +1,81 @@
+//! Network namespaces by path.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+
+use rustix::fs::fstatfs;
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::error::Error;
+
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// Enough for one function that makes a socket.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// A network namespace that is kept alive as long as this is.
+#[derive(Debug)]
+pub struct Netns(OwnedFd);
+
+impl Netns {
+    /// Opens the namespace at `path` (`/var/run/netns/…`, `/proc/<pid>/ns/net`).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchNamespace`] if it cannot be opened, [`Error::NotANamespace`] if it is something else.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let missing = |errno| Error::NoSuchNamespace { path: path.to_owned(), errno };
+        let file = File::open(path).map_err(|e| missing(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        let magic = i64::from(fstatfs(&file).map_err(missing)?.f_type);
+        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+            return Err(Error::NotANamespace { path: path.to_owned(), magic });
+        }
+        Ok(Self(file.into()))
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// As [`Netns::open`]; in practice when `/proc` is not mounted.
+    pub fn current() -> Result<Self, Error> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Runs `work` inside the namespace, on a thread of its own that ends with it: whatever happens, no other thread is
+    /// ever left in the wrong namespace.
+    ///
+    /// # Errors
+    /// The kernel's when the thread cannot be made or may not enter.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("netns".to_owned()).stack_size(STACK_BYTES);
+            let handle = thread.spawn_scoped(scope, || {
+                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(work())
+            })?;
+            handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_wrong_with_a_path() {
+        let gone = Netns::open(Path::new("/nonexistent/netns")).unwrap_err();
+        assert_eq!(gone.to_string(), "failed to Statfs \"/nonexistent/netns\": no such file or directory");
+        let file = Netns::open(Path::new("/")).unwrap_err();
+        assert!(matches!(file, Error::NotANamespace { .. }), "{file}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Wiring of a pod: one veth pair per interface, a route and rules on the host (spec 04 §4, §5).
+
+mod check;
+mod plan;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::mac::MacAddr;
+use crate::names;
+use crate::netns::Netns;
+use crate::plan::{OnFailure, Side, apply};
+use crate::table;
+
+pub use check::check;
+pub use plan::{InterfacePlan, gateway, plan_interface, plan_rollback, plan_teardown};
+
+/// The smallest MTU a pod may have (spec 04 §2.2).
+pub const MIN_MTU: u32 = 576;
+/// The largest MTU a pod may have, and the default.
+pub const MAX_MTU: u32 = 9001;
+
+/// What a pod is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSetup {
+    /// `CNI_NETNS`.
+    pub netns: PathBuf,
+    pub mtu: u32,
+    /// The first is the one the runtime asked for; see [`names`] for the names of the others.
+    pub interfaces: Vec<PodInterface>,
+}
+
+/// One interface of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Name inside the pod.
+    pub name: String,
+    /// Name of the other end, on the host.
+    pub host_veth: String,
+    pub address: IpAddr,
+    /// `RouteTableId` of the reply: 0 and 1 stand for the main table (spec 04 §4.3).
+    pub table: u32,
+}
+
+/// One end of a veth pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// Of the container's end it is the kernel's choice.
+    pub mac: Option<MacAddr>,
+}
+
+/// One wired interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLink {
+    pub host: Link,
+    pub container: Link,
+}
+
+/// Wires a pod. A host veth of the same name (of an earlier attempt) is replaced; rules that exist are left alone. When
+/// anything fails, everything done for the pod is undone.
+///
+/// # Errors
+/// [`Error::Invalid`] for what cannot be right, [`Error::NoSuchNamespace`], [`Error::Exists`] (an interface of that
+/// name is in the pod), or the kernel's error, each within what was being done (texts of spec 04 §4).
+pub fn set_up(setup: &PodSetup) -> Result<Vec<PodLink>, Error> {
+    validate(setup).map_err(|e| e.within("SetupPodNetwork"))?;
+    let mut kernel = Kernel::host()?;
+    match wire(setup, &mut kernel) {
+        Ok(()) => setup.interfaces.iter().map(|interface| pod_link(interface, &mut kernel)).collect(),
+        Err((touched, error)) => {
+            let undo: Vec<_> = setup.interfaces.iter().take(touched).flat_map(plan_rollback).collect();
+            match apply(&undo, &mut kernel, OnFailure::Continue) {
+                Ok(()) => Err(error),
+                Err(left) => Err(Error::Several(vec![error, left.within("undoing it")])),
+            }
+        }
+    }
+}
+
+/// Fails with the number of interfaces for which something may have been done.
+fn wire(setup: &PodSetup, kernel: &mut Kernel) -> Result<(), (usize, Error)> {
+    const VETH: &str = "SetupPodNetwork: failed to setup veth pair";
+    for (index, interface) in setup.interfaces.iter().enumerate() {
+        let in_veth = |error: Error| error.within("failed to setup veth network").within(VETH);
+        let mac = MacAddr::random()
+            .map_err(|e| (index, Error::from_kernel("generating a MAC address".to_owned(), e).within(VETH)))?;
+        let plan = plan_interface(interface, index, setup.mtu, mac);
+        apply(&plan.prepare, kernel, OnFailure::Stop).map_err(|e| (index, e.within(VETH)))?;
+        if index == 0 {
+            Netns::open(&setup.netns).and_then(|pod| kernel.enter(&pod)).map_err(|e| (index, in_veth(e)))?;
+        }
+        apply(&plan.create, kernel, OnFailure::Stop).map_err(|e| (index, in_veth(e)))?;
+        apply(&plan.container, kernel, OnFailure::Stop).map_err(|e| (index + 1, in_veth(e)))?;
+        apply(&plan.host, kernel, OnFailure::Stop).map_err(|e| {
+            let what = "SetupPodNetwork: unable to setup IP based container routes and rules";
+            (index + 1, e.within(what))
+        })?;
+    }
+    Ok(())
+}
+
+fn pod_link(interface: &PodInterface, kernel: &mut Kernel) -> Result<PodLink, Error> {
+    let mut end = |side, name: &str| -> Result<Link, Error> {
+        let (index, mac) = match kernel.known(side, name) {
+            Some(known) => known,
+            None => kernel.link(side, name).map(|l| (l.index, l.mac))?,
+        };
+        Ok(Link { name: name.to_owned(), index, mac })
+    };
+    Ok(PodLink { host: end(Side::Host, &interface.host_veth)?, container: end(Side::Container, &interface.name)? })
+}
+
+/// What of a pod is on the host, for teardown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodAddress {
+    pub address: IpAddr,
+    /// 1 stands for the main table; 0 removes the pod's rule whatever its table (spec 04 §5).
+    pub table: u32,
+}
+
+/// Removes a pod's rules and routes from the host. The veth pair goes with the pod's namespace, which need not exist
+/// any more. What is gone already is fine; every entry is processed whatever happens to the others.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub fn tear_down(addresses: &[PodAddress]) -> Result<(), Error> {
+    let steps: Vec<_> = addresses.iter().flat_map(plan_teardown).collect();
+    apply(&steps, &mut Kernel::host()?, OnFailure::Continue)
+        .map_err(|error| error.within("TeardownPodNetwork: unable to teardown IP based container routes and rules"))
+}
+
+fn validate(setup: &PodSetup) -> Result<(), Error> {
+    let invalid = |text: String| Err(Error::Invalid(text));
+    if setup.interfaces.is_empty() {
+        return invalid("the pod has no interface to set up".to_owned());
+    }
+    if !(MIN_MTU..=MAX_MTU).contains(&setup.mtu) {
+        return invalid(format!("MTU {} is not between {MIN_MTU} and {MAX_MTU}", setup.mtu));
+    }
+    for interface in &setup.interfaces {
+        for name in [&interface.name, &interface.host_veth] {
+            if let Err(error) = names::validate(name) {
+                return invalid(format!("{error}: {name:?}"));
+            }
+        }
+        if !interface.address.is_ipv4() {
+            return invalid(format!("{}: IPv6 pods are not supported by this build", interface.address));
+        }
+        if interface.table == table::LOCAL {
+            return invalid(format!("route table {} of {} is the kernel's own", interface.table, interface.address));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Whether a pod is wired as it should be.
+
+use super::{PodInterface, PodSetup, gateway, validate};
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::netlink::reply::{LinkInfo, RouteInfo};
+use crate::netns::Netns;
+use crate::plan::Side;
+use crate::prefix::IpPrefix;
+use crate::rule::{Family, Rule};
+use crate::table;
+
+/// Compares the kernel's state with what [`super::set_up`] would have made.
+///
+/// # Errors
+/// [`Error::Differs`] with every difference; otherwise as `set_up`.
+pub fn check(setup: &PodSetup) -> Result<(), Error> {
+    validate(setup)?;
+    let mut kernel = Kernel::host()?;
+    kernel.enter(&Netns::open(&setup.netns)?)?;
+    let host_rules = kernel.rules(Side::Host, Family::V4)?;
+    let mut differences = Vec::new();
+    for (index, interface) in setup.interfaces.iter().enumerate() {
+        let mut look = Look { kernel: &mut kernel, interface, differences: &mut differences };
+        if let Some((host, container)) = look.links(setup.mtu)? {
+            look.container(index, &host, &container)?;
+            look.host(&host, &host_rules)?;
+        }
+    }
+    if differences.is_empty() { Ok(()) } else { Err(Error::Differs(differences)) }
+}
+
+struct Look<'a> {
+    kernel: &'a mut Kernel,
+    interface: &'a PodInterface,
+    differences: &'a mut Vec<String>,
+}
+
+impl Look<'_> {
+    fn expect(&mut self, holds: bool, difference: impl FnOnce(&PodInterface) -> String) {
+        if !holds {
+            self.differences.push(difference(self.interface));
+        }
+    }
+
+    /// Both ends, if both are there.
+    fn links(&mut self, mtu: u32) -> Result<Option<(LinkInfo, LinkInfo)>, Error> {
+        let interface = self.interface;
+        let mut ends = Vec::new();
+        for (side, name) in [(Side::Host, &interface.host_veth), (Side::Container, &interface.name)] {
+            match self.kernel.link(side, name) {
+                Ok(link) => {
+                    self.expect(link.up, |_| format!("interface {name} is down"));
+                    self.expect(link.mtu == mtu, |_| format!("interface {name} has MTU {}, not {mtu}", link.mtu));
+                    ends.push(link);
+                }
+                Err(Error::LinkNotFound { .. }) => self.differences.push(format!("interface {name} is missing")),
+                Err(other) => return Err(other),
+            }
+        }
+        let Ok([host, container]) = <[LinkInfo; 2]>::try_from(ends) else { return Ok(None) };
+        self.expect(container.peer_index == Some(host.index), |i| {
+            format!("{} in the pod is not the other end of {}", i.name, i.host_veth)
+        });
+        Ok(Some((host, container)))
+    }
+
+    fn container(&mut self, index: usize, host: &LinkInfo, container: &LinkInfo) -> Result<(), Error> {
+        let own = IpPrefix::host(self.interface.address);
+        let gateway = gateway(index, true);
+        let own_table = u32::try_from(index).ok().filter(|&i| i > 0);
+        let table = own_table.unwrap_or(table::MAIN);
+
+        let addresses = self.kernel.addresses(Side::Container, Family::V4, container.index)?;
+        self.expect(addresses.iter().any(|a| a.address == own), |i| format!("{} does not have address {own}", i.name));
+
+        let routes = self.kernel.routes(Side::Container, Family::V4, table, Some(container.index))?;
+        let to_gateway = |r: &RouteInfo| r.destination == IpPrefix::host(gateway) && r.on_link;
+        self.expect(routes.iter().any(to_gateway), |i| format!("{} has no route to its gateway {gateway}", i.name));
+        let default = |r: &RouteInfo| r.destination == IpPrefix::DEFAULT_V4 && r.gateway == Some(gateway);
+        self.expect(routes.iter().any(default), |i| format!("{} has no default route via {gateway}", i.name));
+
+        let neighbours = self.kernel.neighbours(Side::Container, Family::V4)?;
+        let entry = neighbours.iter().find(|n| n.device_index == container.index && n.address == gateway);
+        self.expect(entry.is_some_and(|n| n.permanent && Some(n.mac) == host.mac), |i| {
+            format!("{} has no permanent neighbour {gateway} with the address of {}", i.name, i.host_veth)
+        });
+
+        if let Some(table) = own_table {
+            let rule = Rule::from(1, own, table);
+            let rules = self.kernel.rules(Side::Container, Family::V4)?;
+            self.expect(rules.contains(&rule), |_| format!("rule \"{rule}\" is missing in the pod"));
+        }
+        Ok(())
+    }
+
+    fn host(&mut self, host: &LinkInfo, rules: &[Rule]) -> Result<(), Error> {
+        let own = IpPrefix::host(self.interface.address);
+        let routes = self.kernel.routes(Side::Host, Family::V4, table::MAIN, Some(host.index))?;
+        self.expect(routes.iter().any(|r| r.destination == own && r.on_link), |i| {
+            format!("the host has no route to {own} over {}", i.host_veth)
+        });
+        let table = table::of_pod(self.interface.table);
+        let mut wanted = vec![Rule::to_pod(own)];
+        if table != table::MAIN {
+            wanted.push(Rule::from_pod(own, table));
+        }
+        for rule in wanted {
+            self.expect(rules.contains(&rule), |_| format!("rule \"{rule}\" is missing on the host"));
+        }
+        Ok(())
+    }
+}
