@@ -103,3 +103,64 @@ fn parse(text: &str) -> Result<Credentials, String> {
         "InstanceRole",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::imds::ImdsConfig;
+    use crate::testing::{Reply, Server, example_metadata};
+
+    const DOCUMENT: &str = "/latest/meta-data/iam/security-credentials/demo-node-role";
+
+    fn role(server: &Server) -> InstanceRole {
+        let config = ImdsConfig { endpoint: Some(server.url.clone()), ..ImdsConfig::default() };
+        InstanceRole { imds: Arc::new(Imds::new(&config).unwrap()), last: Mutex::default() }
+    }
+
+    #[tokio::test]
+    async fn reads_the_role_and_keeps_it_while_the_service_is_away() {
+        let (away, script) = (Arc::new(AtomicBool::new(false)), example_metadata(&[]));
+        let gone = Arc::clone(&away);
+        let server = Server::start(move |seen| match gone.load(Ordering::Relaxed) {
+            true => Reply::status(429, ""),
+            false => script(seen),
+        })
+        .await;
+        let role = role(&server);
+        let credentials = role.provide_credentials().await.unwrap();
+        assert_eq!(credentials.access_key_id(), "ASIAEXAMPLEEXAMPLE01");
+        assert_eq!(credentials.session_token(), Some("EXAMPLE-NOT-A-REAL-SESSION-TOKEN"));
+        assert!(credentials.expiry().is_some());
+        away.store(true, Ordering::Relaxed);
+        assert_eq!(role.provide_credentials().await.unwrap(), credentials);
+    }
+
+    #[tokio::test]
+    async fn an_instance_without_role_leaves_the_chain_to_say_so() {
+        let roles = "/latest/meta-data/iam/security-credentials/";
+        for changes in [[(roles, None)], [(roles, Some(""))]] {
+            let server = Server::start(example_metadata(&changes)).await;
+            let error = role(&server).provide_credentials().await.unwrap_err();
+            assert!(matches!(error, CredentialsError::CredentialsNotLoaded(_)), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_document_is_named_and_not_quoted() {
+        let keys = r#""AccessKeyId":"A","SecretAccessKey":"SECRET","Token":"T""#;
+        for (document, reason) in [
+            ("SECRET".to_owned(), "not JSON"),
+            (r#"{"Code":"Failed","SecretAccessKey":"SECRET"}"#.to_owned(), "\"Failed\""),
+            (format!("{{{keys}}}"), "no Expiration"),
+            (format!(r#"{{{keys},"Expiration":"soon"}}"#), "\"soon\""),
+            (r#"{"Expiration":"2099-01-01T00:00:00Z","SecretAccessKey":"SECRET"}"#.to_owned(), "no AccessKeyId"),
+        ] {
+            let server = Server::start(example_metadata(&[(DOCUMENT, Some(&document))])).await;
+            let error = role(&server).provide_credentials().await.unwrap_err();
+            let text = crate::imds::chain(&error);
+            assert!(text.contains(DOCUMENT) && text.contains(reason) && !text.contains("SECRET"), "{text}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 mod answer;
 mod client;
 mod error;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 

@@ -2,6 +2,8 @@
 
 mod client;
 mod metadata;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub(crate) use client::chain;

@@ -140,6 +140,6 @@ mod tests {
     fn the_product_token_is_one_token() {
         assert_eq!(Product::new("v1.23.1").token, "amazon-vpc-cni-k8s/v1.23.1");
         assert_eq!(Product::new("").token, "amazon-vpc-cni-k8s/");
-        assert_eq!(Product::new("v1 (dev)\r\nX: é").token, "amazon-vpc-cni-k8s/v1--dev----X---");
+        assert_eq!(Product::new("v1 (dev)\r\nX: é").token, "amazon-vpc-cni-k8s/v1--dev---X---");
     }
 }

@@ -206,7 +206,3 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;
