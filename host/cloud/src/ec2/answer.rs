@@ -61,8 +61,8 @@ fn interface(it: &NetworkInterface) -> Result<Interface, Failed> {
     let prefixes = it.ipv4_prefixes().iter().map(|p| parse("ipv4Prefix", p.ipv4_prefix()));
     Ok(Interface {
         eni: required("networkInterfaceId", it.network_interface_id())?,
-        mac: text(it.mac_address()),
-        subnet: text(it.subnet_id()),
+        mac: required("macAddress", it.mac_address())?,
+        subnet: required("subnetId", it.subnet_id())?,
         interface_type: text(it.interface_type().map(types::NetworkInterfaceType::as_str)),
         description: text(it.description()),
         status: text(it.status().map(types::NetworkInterfaceStatus::as_str)),

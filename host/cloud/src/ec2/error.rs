@@ -37,6 +37,9 @@ where
     fn from(error: SdkError<E, HttpResponse>) -> Self {
         if let SdkError::ServiceError(context) = &error {
             let (error, status) = (context.err(), context.raw().status());
+            if status.is_success() {
+                return nonsense(format!("cannot read the answer: {}", chain(error)));
+            }
             let code = error.code().unwrap_or_default().to_owned();
             let message = error.message().map_or_else(|| format!("HTTP status {}", status.as_u16()), str::to_owned);
             let kind = match ErrorKind::from_code(&code, &message) {

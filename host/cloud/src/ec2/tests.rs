@@ -17,7 +17,21 @@ const INSTANCE: &str = "i-0c3f1a9d27b6e4851";
 /// An AWS whose EC2 answers with `ec2`, and a client of it.
 async fn aws(ec2: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> (Server, AwsCloud) {
     let metadata = example_metadata(&[]);
-    let script = move |seen: &Seen| if seen.path.starts_with("/latest/") { metadata(seen) } else { ec2(seen) };
+    let script = move |seen: &Seen| {
+        if seen.path.starts_with("/latest/") {
+            return metadata(seen);
+        }
+        // The tests write <R> for the root element, which bears the call's name.
+        let root = seen.form().iter().find_map(|f| f.strip_prefix("Action=").map(|a| format!("{a}Response")));
+        match ec2(seen) {
+            Reply::Answer { status, headers, body } => {
+                let root = root.unwrap_or_default();
+                let body = body.replace("<R>", &format!("<{root}>")).replace("</R>", &format!("</{root}>"));
+                Reply::Answer { status, headers, body }
+            }
+            other => other,
+        }
+    };
     let server = Server::start(script).await;
     let config = CloudConfig {
         imds: ImdsConfig { endpoint: Some(server.url.clone()), ..ImdsConfig::default() },
@@ -124,8 +138,8 @@ fn create() -> CreateInterface {
 #[tokio::test]
 async fn describes_interfaces_by_id() {
     let xml = format!(
-        "<DescribeNetworkInterfacesResponse><networkInterfaceSet>{}</networkInterfaceSet>\
-         </DescribeNetworkInterfacesResponse>",
+        "<R><networkInterfaceSet>{}</networkInterfaceSet>\
+         </R>",
         interface_xml("item")
     );
     let form = ["Action=DescribeNetworkInterfaces", "NetworkInterfaceId.1=eni-1", "NetworkInterfaceId.2=eni-2"];
@@ -143,7 +157,8 @@ async fn no_ids_are_no_call() {
 #[tokio::test]
 async fn lists_detached_interfaces_page_by_page() {
     let page = |token: &str| {
-        let item = "<item><networkInterfaceId>eni-1</networkInterfaceId><status>available</status></item>";
+        let item = "<item><networkInterfaceId>eni-1</networkInterfaceId><subnetId>subnet-1</subnetId>\
+                    <macAddress>06:00:00:00:00:01</macAddress><status>available</status></item>";
         format!("<R><networkInterfaceSet>{item}</networkInterfaceSet><nextToken>{token}</nextToken></R>")
     };
     let (server, cloud) =
@@ -449,6 +464,16 @@ async fn a_lost_answer_is_repeated_with_the_same_token() {
     let calls = ec2_calls(&server);
     assert_eq!(calls.len(), 2);
     assert_eq!(calls[0].form(), calls[1].form());
+}
+
+#[tokio::test]
+async fn a_success_that_says_nothing_is_an_unknown_outcome() {
+    for body in ["", "<html>Welcome</html>", "<R><networkInterface><networkInterfaceId>eni-1"] {
+        let (_server, cloud) = aws(move |_| Reply::ok(body)).await;
+        let error = cloud.call(Request::CreateNetworkInterface(create())).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unknown, "{body}: {error}");
+        assert!(!error.message.is_empty());
+    }
 }
 
 #[tokio::test]
