@@ -194,7 +194,7 @@ impl<'a> Session<'a> {
     }
 
     /// Asks where to make an interface.
-    pub fn subnets(&mut self, context: &Context, request: CreateEni) -> Called {
+    pub fn subnets(&mut self, context: &Context, request: &CreateEni) -> Called {
         let context = convert::context(context);
         self.call(Function::Subnets, |component, facts, store, instance| {
             let Some(indices) = &component.subnets else { return not_owned() };

@@ -199,8 +199,8 @@ pub(crate) fn context(c: &core::Context) -> wit::Context {
 }
 
 /// A wish for an interface on its way in.
-pub(crate) fn create_eni(c: core::CreateEni) -> wit::CreateEni {
-    let core::CreateEni { card, unit: u, count } = c;
+pub(crate) fn create_eni(c: &core::CreateEni) -> wit::CreateEni {
+    let &core::CreateEni { card, unit: u, count } = c;
     wit::CreateEni { card, unit: unit(u), count }
 }
 

@@ -183,11 +183,7 @@ mod tests {
         let lines: Vec<_> = lines.iter().map(|l| (l.level, l.text.as_str())).collect();
         assert_eq!(
             lines,
-            [
-                (LogLevel::Warn, "panicked at src/lib.rs"),
-                (LogLevel::Warn, "note:  [31mred"),
-                (LogLevel::Info, "rest")
-            ]
+            [(LogLevel::Warn, "panicked at src/lib.rs"), (LogLevel::Warn, "note:  [31mred"), (LogLevel::Info, "rest")]
         );
     }
 

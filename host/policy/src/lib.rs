@@ -11,22 +11,29 @@
 //! A component gets a fresh instance per decision, no way to the outside but log lines, and bounded memory, time and
 //! instructions. Whatever it does, the caller gets a value: an answer, or a [`Failure`] with its reason.
 
+mod active;
 mod answer;
+mod bundle;
 mod call;
 mod convert;
 mod digest;
 mod guest;
 mod limits;
 mod load;
+mod policies;
 mod runtime;
 pub mod sample;
+mod status;
 mod turn;
 mod wasi;
 
 pub use answer::cut_targets;
+pub use bundle::{BUILT_IN_PREFIX, Bundle};
 pub use call::{Answer, By, Called, Facts, Failure, Session};
 pub use digest::{BadDigest, Digest};
 pub use guest::LogLine;
 pub use limits::Limits;
 pub use load::{Component, LoadError};
+pub use policies::{Decision, Loaded, Options, Policies, PolicyError, Ranking};
 pub use runtime::{Runtime, RuntimeError};
+pub use status::{ComponentStatus, Counts, LoadFailed, Status};

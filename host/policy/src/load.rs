@@ -122,7 +122,10 @@ impl Component {
         let pre = linker.instantiate_pre(&compiled).map_err(|e| invalid(&e))?;
         let owns = |f| exports.contains(&f);
         Ok(Component {
-            sizing: owns(Function::Sizing).then(|| convert::sizing::GuestIndices::new(&pre)).transpose().map_err(bad)?,
+            sizing: owns(Function::Sizing)
+                .then(|| convert::sizing::GuestIndices::new(&pre))
+                .transpose()
+                .map_err(bad)?,
             planning: owns(Function::Planning)
                 .then(|| convert::planning::GuestIndices::new(&pre))
                 .transpose()
@@ -218,8 +221,10 @@ fn link(
                 .map_err(bad)
         }
         _ if wasi::PACKAGES.contains(&package) && within(version, "0.2") => {
-            let mut instance = linker.instance(name).map_err(bad)?;
-            wasi::define(&mut instance, interface).map_err(bad)
+            let resources = instance
+                .exports(engine)
+                .filter_map(|(name, item)| matches!(item.ty, ComponentItem::Resource(_)).then_some(name));
+            wasi::define(&mut linker.instance(name).map_err(bad)?, interface, resources).map_err(bad)
         }
         _ => not_offered(name),
     }

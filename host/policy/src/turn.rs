@@ -56,7 +56,10 @@ impl Turns {
         let state = State { running: 0, most: most.max(1), ticking: false, ended: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), free: Condvar::new() });
         let (theirs, engine) = (shared.clone(), engine.weak());
-        thread::Builder::new().name("policy-clock".into()).stack_size(64 << 10).spawn(move || tick(&theirs, &engine))?;
+        thread::Builder::new()
+            .name("policy-clock".into())
+            .stack_size(64 << 10)
+            .spawn(move || tick(&theirs, &engine))?;
         Ok(Turns { shared })
     }
 

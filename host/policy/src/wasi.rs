@@ -51,8 +51,22 @@ fn constant(instance: &mut LinkerInstance<'_, Guest>, name: &str, value: fn(&mut
     })
 }
 
-/// Defines one interface (`"wasi:io/streams"`, without its version) in the linker's instance of that name.
-pub(crate) fn define(instance: &mut LinkerInstance<'_, Guest>, interface: &str) -> Result<()> {
+/// Defines one interface (`"wasi:io/streams"`, without its version) in the linker's instance of that name. `resources`
+/// are the names of those it has, of its own or used from another interface: the same name is the same type everywhere.
+pub(crate) fn define<'a>(
+    instance: &mut LinkerInstance<'_, Guest>,
+    interface: &str,
+    resources: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    for name in resources {
+        match name {
+            "error" => resource::<IoError>(instance, name)?,
+            "pollable" => resource::<Pollable>(instance, name)?,
+            "input-stream" => resource::<Input>(instance, name)?,
+            "output-stream" => resource::<Output>(instance, name)?,
+            _ => resource::<()>(instance, name)?,
+        }
+    }
     match interface {
         "wasi:cli/environment" => {
             constant(instance, "get-environment", |_| Val::List(vec![]))?;
@@ -91,7 +105,6 @@ pub(crate) fn define(instance: &mut LinkerInstance<'_, Guest>, interface: &str) 
         "wasi:random/insecure-seed" => constant(instance, "insecure-seed", |guest| {
             Val::Tuple(vec![Val::U64(guest.random.next()), Val::U64(guest.random.next())])
         }),
-        "wasi:io/error" => resource::<IoError>(instance, "error"),
         "wasi:io/poll" => poll(instance),
         "wasi:io/streams" => streams(instance),
         // Types alone, or functions that need what nobody can have, such as an open file.
@@ -117,7 +130,6 @@ fn random_bytes(mut cx: StoreContextMut<'_, Guest>, n: u64) -> Result<Vec<u8>> {
 
 /// Everything is ready at once: there is nothing to wait for.
 fn poll(instance: &mut LinkerInstance<'_, Guest>) -> Result<()> {
-    resource::<Pollable>(instance, "pollable")?;
     instance.func_wrap("[method]pollable.ready", |_, (_,): (Resource<Pollable>,)| Ok((true,)))?;
     instance.func_wrap("[method]pollable.block", |_, (_,): (Resource<Pollable>,)| Ok(()))?;
     instance.func_wrap("poll", |_, (all,): (Vec<Resource<Pollable>>,)| {
@@ -126,8 +138,6 @@ fn poll(instance: &mut LinkerInstance<'_, Guest>) -> Result<()> {
 }
 
 fn streams(instance: &mut LinkerInstance<'_, Guest>) -> Result<()> {
-    resource::<Input>(instance, "input-stream")?;
-    resource::<Output>(instance, "output-stream")?;
     let closed = |_: &mut Guest| Val::Result(Err(Some(Box::new(Val::Variant("closed".into(), None)))));
     for read in ["read", "blocking-read", "skip", "blocking-skip"] {
         constant(instance, &format!("[method]input-stream.{read}"), closed)?;

@@ -1,0 +1,364 @@
+//! What the daemon holds: the components, who answers, and what happens when one does not.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use reservoir_core::policy::{CreateEni, Function, LogLevel, Node, Note, Plan, Targets};
+use serde::Serialize;
+use tracing::{debug, info, warn};
+
+use crate::{
+    active::{Active, Failed, failure},
+    answer::cut_targets,
+    bundle::{Bundle, Settings},
+    call::{Answer, By, Called, Facts, Failure},
+    digest::Digest,
+    limits::Limits,
+    load::{Component, LoadError},
+    runtime::{Runtime, RuntimeError},
+    sample,
+    status::{Counts, LoadFailed, Status},
+};
+
+/// The built-in component, from `policies/default`.
+const BUILT_IN: &[u8] = include_bytes!("../../../policies/default/policy.wasm");
+
+/// How policies are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub limits: Limits,
+    /// After so many failures in a row of one function the built-in component takes over until the next load.
+    pub failures_in_a_row: u32,
+    /// A custom component must have this SHA-256.
+    pub pin: Option<Digest>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { limits: Limits::default(), failures_in_a_row: 5, pin: None }
+    }
+}
+
+/// A bundle was not put in force; what was in force still is.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It loads, but a try on the current snapshot failed, often by a setting that makes no sense to it.
+    #[error("tried on a snapshot, {} of the {} component failed: {failure}", name(*function), by.label())]
+    Trial { by: By, function: Function, failure: Failure },
+}
+
+pub(crate) fn name(function: Function) -> &'static str {
+    match function {
+        Function::Sizing => "sizing",
+        Function::Planning => "planning",
+        Function::Subnets => "subnets",
+    }
+}
+
+/// How much and how, for one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// In order. Where the built-in component answered for a custom one that failed, the failed call comes first.
+    pub calls: Vec<Called>,
+    /// One per card, cut to what it can hold. None if nobody said.
+    pub targets: Option<Vec<Targets>>,
+    /// Empty if nobody answered: no action.
+    pub plan: Plan,
+    /// Who made the plan. None: nobody, and the failure is in `calls`.
+    pub by: Option<By>,
+    /// The custom component failed and the built-in one answered this decision for it.
+    pub fell_back: bool,
+    /// With this decision the built-in component takes over until the next load.
+    pub took_over: bool,
+    /// The soonest wish of any answer, at least 1.
+    pub wake_after_seconds: Option<u32>,
+    /// Some answer wishes for fresh subnets.
+    pub refresh_subnets: bool,
+}
+
+impl Decision {
+    /// The call that failed, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<(&Called, &Failure)> {
+        failure(&self.calls)
+    }
+}
+
+/// Where one new interface goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ranking {
+    pub calls: Vec<Called>,
+    /// Subnets to try, best first. Empty if nobody answered.
+    pub subnets: Vec<String>,
+    /// Who ranked. None: nobody, and the failure is in `calls`.
+    pub by: Option<By>,
+    pub fell_back: bool,
+    pub took_over: bool,
+}
+
+impl Ranking {
+    /// The call that failed, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<(&Called, &Failure)> {
+        failure(&self.calls)
+    }
+}
+
+/// What a bundle turned into.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Of the custom component, if there is one.
+    pub digest: Option<Digest>,
+    /// The calls of the trial.
+    pub trial: Vec<Called>,
+}
+
+/// The components in force. Any thread may ask at any time; a load in progress holds nobody up.
+pub struct Policies {
+    runtime: Runtime,
+    options: Options,
+    active: ArcSwap<Active>,
+    records: Mutex<Records>,
+    /// One load at a time.
+    loading: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    counts: Counts,
+    last_failed: Option<LoadFailed>,
+}
+
+impl fmt::Debug for Policies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policies").field("active", &self.active.load()).field("options", &self.options).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Policies {
+    /// Starts the runtime with the built-in component alone.
+    pub fn new(options: Options) -> Result<Policies, PolicyError> {
+        let runtime = Runtime::new(&options.limits)?;
+        let built_in = Arc::new(runtime.load(BUILT_IN, None)?);
+        let active = ArcSwap::from_pointee(Active::new(built_in, None, Settings::default()));
+        Ok(Policies { runtime, options, active, records: Mutex::default(), loading: Mutex::default() })
+    }
+
+    /// The runtime, to load components beside those in force.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Puts `bundle` in force: compiles its component unless it is the one in force already, tries every function on
+    /// `snapshot` (a made-up node without one), then swaps. On an error nothing has changed. Memos start anew, a
+    /// take-over ends. May take seconds: not for the thread that decides.
+    pub fn load(&self, bundle: &Bundle, snapshot: Option<&Node>) -> Result<Loaded, PolicyError> {
+        let _one_at_a_time = lock(&self.loading);
+        let result = self.prepare(bundle, snapshot);
+        let mut records = lock(&self.records);
+        match result {
+            Ok((active, trial)) => {
+                let digest = active.custom.as_ref().map(|c| c.digest());
+                let custom = digest.map_or_else(|| "none".to_owned(), |d| d.short());
+                info!(custom, settings = bundle.settings.len(), "policy loaded");
+                self.active.store(Arc::new(active));
+                records.counts.loads += 1;
+                records.last_failed = None;
+                Ok(Loaded { digest, trial })
+            }
+            Err(error) => {
+                records.counts.loads_failed += 1;
+                records.last_failed = Some(LoadFailed::now(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes that a bundle could not even be read, for [`Policies::status`].
+    pub fn load_failed(&self, why: &dyn std::error::Error) {
+        let mut records = lock(&self.records);
+        records.counts.loads_failed += 1;
+        records.last_failed = Some(LoadFailed::now(why));
+    }
+
+    fn prepare(&self, bundle: &Bundle, snapshot: Option<&Node>) -> Result<(Active, Vec<Called>), PolicyError> {
+        let current = self.active.load_full();
+        let custom = match &bundle.component {
+            None => None,
+            Some(bytes) => {
+                let same = |c: &&Arc<Component>| {
+                    c.digest() == Digest::of(bytes) && self.options.pin.is_none_or(|pin| pin == c.digest())
+                };
+                Some(match current.custom.as_ref().filter(same) {
+                    Some(component) => component.clone(),
+                    None => {
+                        let start = Instant::now();
+                        let component = Arc::new(self.runtime.load(bytes, self.options.pin)?);
+                        let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                        info!(digest = component.digest().short(), bytes = bytes.len(), took_ms, "policy compiled");
+                        component
+                    }
+                })
+            }
+        };
+        let settings = Settings::of(&bundle.settings, custom.is_some());
+        let trial = try_out(&Active::new(current.built_in.clone(), custom.clone(), settings.clone()), snapshot)?;
+        // Anew, without the memos of the trial.
+        Ok((Active::new(current.built_in.clone(), custom, settings), trial))
+    }
+
+    /// Decides how much to keep and how to get there. Takes tens of microseconds, and a few times [`Limits::deadline`]
+    /// at most if a component hangs.
+    #[must_use]
+    pub fn decide(&self, node: &Node) -> Decision {
+        let facts = Facts::of(node);
+        let (value, asked) =
+            self.ask(node, Function::Planning, |active, custom, calls| active.decide(&facts, custom, calls));
+        // Where planning failed, what sizing said still tells what is wanted.
+        let said = asked.calls.iter().rev().find_map(|call| match &call.result {
+            Ok(Answer::Sizing(sizes)) => Some(cut_targets(node, &sizes.targets)),
+            _ => None,
+        });
+        let (targets, plan) = value.map_or((said, Plan::default()), |(targets, plan)| (Some(targets), plan));
+        let notes = || asked.calls.iter().filter_map(note);
+        Decision {
+            targets,
+            plan,
+            wake_after_seconds: notes().filter_map(|n| n.wake_after_seconds).min(),
+            refresh_subnets: notes().any(|n| n.refresh_subnets),
+            by: asked.by,
+            fell_back: asked.fell_back,
+            took_over: asked.took_over,
+            calls: asked.calls,
+        }
+    }
+
+    /// Decides where the interface of `request` is made.
+    #[must_use]
+    pub fn rank(&self, node: &Node, request: &CreateEni) -> Ranking {
+        let facts = Facts::of(node);
+        let (value, asked) =
+            self.ask(node, Function::Subnets, |active, custom, calls| active.rank(&facts, custom, request, calls));
+        let Asked { calls, by, fell_back, took_over } = asked;
+        Ranking { calls, subnets: value.unwrap_or_default(), by, fell_back, took_over }
+    }
+
+    /// Asks whoever answers now; where the custom component fails and the answer cannot wait, the built-in one.
+    fn ask<T>(
+        &self,
+        node: &Node,
+        function: Function,
+        question: impl Fn(&Active, bool, &mut Vec<Called>) -> Result<T, Failed>,
+    ) -> (Option<T>, Asked) {
+        let active = self.active.load_full();
+        let mut calls = Vec::new();
+        let custom = active.custom.is_some() && active.health().taken_over.is_none();
+        let mut value = question(&active, custom, &mut calls).ok();
+        let mut by = value.is_some().then(|| active.owner(function, custom));
+
+        let took_over = custom && active.count(&calls, self.options.failures_in_a_row);
+        let custom_failed = failure(&calls).is_some_and(|(call, _)| call.by == By::Custom);
+        let urgent = took_over || node.cards.iter().any(|card| card.waiting > 0);
+        let fell_back = custom_failed && urgent;
+        if fell_back {
+            value = question(&active, false, &mut calls).ok();
+            by = value.is_some().then_some(By::BuiltIn);
+        }
+        report(&calls);
+        if took_over {
+            warn!(
+                failures_in_a_row = self.options.failures_in_a_row,
+                "the built-in policy takes over until a policy is loaded again"
+            );
+        }
+        lock(&self.records).counts.add(&calls, fell_back, took_over);
+        (value, Asked { calls, by, fell_back, took_over })
+    }
+
+    /// What is loaded and how it fares.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let active = self.active.load_full();
+        let records = lock(&self.records);
+        Status::of(&active, self.options.failures_in_a_row, records.counts.clone(), records.last_failed.clone())
+    }
+}
+
+/// How a question was answered.
+struct Asked {
+    calls: Vec<Called>,
+    by: Option<By>,
+    fell_back: bool,
+    took_over: bool,
+}
+
+fn note(call: &Called) -> Option<&Note> {
+    match &call.result {
+        Ok(Answer::Sizing(sizes)) => Some(&sizes.note),
+        Ok(Answer::Planning(plan)) => Some(&plan.note),
+        Ok(Answer::Subnets(_)) | Err(_) => None,
+    }
+}
+
+/// What components said, and how they failed, to the node's log.
+fn report(calls: &[Called]) {
+    for call in calls {
+        let (function, by) = (name(call.function), call.by.label());
+        for line in &call.log {
+            match line.level {
+                LogLevel::Debug => debug!(function, by, "policy: {}", line.text),
+                LogLevel::Info => info!(function, by, "policy: {}", line.text),
+                LogLevel::Warn => warn!(function, by, "policy: {}", line.text),
+            }
+        }
+        if call.log_dropped > 0 {
+            warn!(function, by, dropped = call.log_dropped, "policy: more log lines than are kept of a call");
+        }
+        if let Err(failure) = &call.result {
+            warn!(function, by, digest = call.digest.short(), reason = failure.label(), "policy failed: {failure}");
+        }
+    }
+}
+
+/// Asks every function of what is about to be put in force, and the built-in component with its settings too: it must
+/// be able to step in.
+fn try_out(active: &Active, snapshot: Option<&Node>) -> Result<Vec<Called>, PolicyError> {
+    let made_up;
+    let node = match snapshot {
+        Some(node) => node,
+        None => {
+            made_up = sample::node(2, 29);
+            &made_up
+        }
+    };
+    let card = node.cards.first().map_or(0, |card| card.index);
+    let request = CreateEni { card, unit: node.unit, count: 1 };
+    let facts = Facts::of(node);
+    let mut calls = Vec::new();
+    for custom in [true, false] {
+        if custom && active.custom.is_none() {
+            continue;
+        }
+        let answered =
+            active.decide(&facts, custom, &mut calls).and_then(|_| active.rank(&facts, custom, &request, &mut calls));
+        if let (Err(Failed), Some((call, failure))) = (answered, failure(&calls)) {
+            report(&calls);
+            return Err(PolicyError::Trial { by: call.by, function: call.function, failure: failure.clone() });
+        }
+    }
+    Ok(calls)
+}
