@@ -1,3 +1,4 @@
 //! See docs/design.md.
 
 pub mod config;
+pub mod metrics;
