@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use types::{Assigned, Assignment, Change, CidrView, EniSpec, Error, Key, Orphan, PodMeta, Released, Stats, Time};
+pub use types::{
+    Assigned, Assignment, Change, CidrView, EniSpec, Error, Key, MAIN_TABLE, Orphan, PodMeta, Released, Stats, Time,
+};
 
 use crate::checkpoint::{self, Allocation};
 use crate::ip::IpNet;
@@ -143,7 +145,7 @@ impl Store {
     fn place(&self, ip: IpAddr) -> (u32, u32, String) {
         // An orphan's interface is not known; its rules, if any, are in no table of ours.
         self.locate(ip).map_or_else(
-            || (0, types::MAIN_TABLE, String::new()),
+            || (0, MAIN_TABLE, String::new()),
             |(at, _)| {
                 let spec = &self.enis[at].spec;
                 (spec.device_index, spec.table, spec.id.clone())
@@ -322,6 +324,13 @@ impl Store {
     #[must_use]
     pub fn eni(&self, id: &str) -> Option<&EniSpec> {
         self.eni_index(id).map(|at| &self.enis[at].spec)
+    }
+
+    /// Changes what is known of an interface, if it is here.
+    pub fn update_eni(&mut self, id: &str, change: impl FnOnce(&mut EniSpec)) {
+        if let Some(at) = self.eni_index(id) {
+            change(&mut self.enis[at].spec);
+        }
     }
 
     /// Slots of an interface that are taken.

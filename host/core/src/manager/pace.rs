@@ -1,0 +1,179 @@
+//! When to ask, when to hold back, and what the past minutes were like.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::cloud::CloudError;
+use crate::policy::{Minute, Unit};
+use crate::store::Time;
+
+/// A small generator of jitter and tokens: splitmix64, so that a seed gives the same run on every machine.
+#[derive(Debug, Clone)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// `base` and up to `percent` more.
+    pub fn jitter(&mut self, base: Duration, percent: u32) -> Duration {
+        let share = u32::try_from(self.next() % 1000).unwrap_or(0);
+        base + base * percent / 100 * share / 1000
+    }
+
+    /// A version-4-like UUID: EC2's idempotency token.
+    pub fn token(&mut self) -> String {
+        let (a, b) = (self.next(), self.next());
+        format!(
+            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+            a >> 32,
+            (a >> 16) & 0xffff,
+            a & 0xfff,
+            0x8000 | (b >> 48 & 0x3fff),
+            b & 0xffff_ffff_ffff
+        )
+    }
+}
+
+/// A gate that a failure closes: 5 s at first, doubling up to 5 min, with jitter.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    until: Option<Time>,
+    pub last: Option<CloudError>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_secs(5);
+    const LONGEST: Duration = Duration::from_secs(300);
+
+    pub fn fail(&mut self, now: Time, error: CloudError, random: &mut Random) {
+        // Calls that were under way together fail together: one step, not one for each.
+        if self.until.is_none_or(|until| now >= until) {
+            let delay = (Self::FIRST * 2u32.saturating_pow(self.failures.min(10))).min(Self::LONGEST);
+            self.until = Some(now + random.jitter(delay, 30));
+            self.failures += 1;
+        }
+        self.last = Some(error);
+    }
+
+    pub fn succeed(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When it opens, if it is shut.
+    pub fn shut_until(&self, now: Time) -> Option<Time> {
+        self.until.filter(|until| *until > now)
+    }
+}
+
+/// The delay before try number `attempt` (from 1) of a call that is repeated: `first` doubling up to a minute, +0–15 %.
+pub(super) fn retry_delay(first: Duration, attempt: u32, random: &mut Random) -> Duration {
+    let delay = (first * 2u32.saturating_pow(attempt.saturating_sub(1).min(20))).min(Duration::from_secs(60));
+    random.jitter(delay, 15)
+}
+
+/// What EC2 has said no to, by subnet and unit.
+#[derive(Debug, Default)]
+pub(super) struct Refused(HashMap<(String, Unit), Time>);
+
+impl Refused {
+    /// Spec 01 §1.9: inclusive, hence strictly after.
+    const FOR: Duration = Duration::from_secs(120);
+
+    pub fn refuse(&mut self, subnet: &str, unit: Unit, now: Time) {
+        self.0.insert((subnet.to_owned(), unit), now + Self::FOR);
+    }
+
+    pub fn until(&self, subnet: &str, unit: Unit, now: Time) -> Option<Time> {
+        self.0.get(&(subnet.to_owned(), unit)).copied().filter(|until| *until >= now)
+    }
+
+    pub fn next(&self, now: Time) -> Option<Time> {
+        self.0.values().filter(|until| **until >= now).min().map(|until| *until + Duration::from_millis(1))
+    }
+}
+
+/// The last sixty minutes, newest first, the first one running.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    minutes: VecDeque<Minute>,
+    /// Which minute of the Unix clock the first is.
+    current: u64,
+}
+
+impl History {
+    pub fn minute(&mut self, unix: Duration, assigned: u32) -> &mut Minute {
+        let index = unix.as_secs() / 60;
+        if self.minutes.is_empty() {
+            self.current = index;
+            self.minutes.push_front(Minute { peak_assigned: assigned, ..Minute::default() });
+        }
+        // A wall clock that was set back just stays in its minute; one far ahead skips at most the whole hour.
+        for _ in 0..index.saturating_sub(self.current).min(60) {
+            self.minutes.push_front(Minute { peak_assigned: assigned, ..Minute::default() });
+        }
+        self.current = self.current.max(index);
+        self.minutes.truncate(60);
+        &mut self.minutes[0]
+    }
+
+    pub fn list(&self) -> Vec<Minute> {
+        self.minutes.iter().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::ErrorKind;
+
+    fn error() -> CloudError {
+        CloudError { api: "x", kind: ErrorKind::Throttled, code: String::new(), message: String::new() }
+    }
+
+    #[test]
+    fn a_failure_shuts_the_gate_for_longer_each_time_and_a_success_opens_it() {
+        let (mut b, mut r) = (Backoff::default(), Random::new(1));
+        let s = Duration::from_secs;
+        b.fail(s(0), error(), &mut r);
+        let first = b.shut_until(s(0)).unwrap();
+        assert!(first >= s(5) && first <= Duration::from_millis(6500), "{first:?}");
+        b.fail(s(1), error(), &mut r);
+        assert_eq!(b.shut_until(s(1)), Some(first), "one step for what fails together");
+        b.fail(s(10), error(), &mut r);
+        assert!(b.shut_until(s(10)).unwrap() >= s(20));
+        b.succeed();
+        assert_eq!(b.shut_until(s(11)), None);
+    }
+
+    #[test]
+    fn the_history_has_sixty_minutes_and_gaps_are_quiet_minutes() {
+        let mut h = History::default();
+        h.minute(Duration::from_secs(60), 3).adds = 7;
+        h.minute(Duration::from_secs(60 * 4), 5);
+        let list = h.list();
+        assert_eq!(list.len(), 4);
+        assert_eq!((list[3].adds, list[0].adds, list[0].peak_assigned), (7, 0, 5));
+        h.minute(Duration::from_secs(60 * 100_000), 5);
+        assert_eq!(h.list().len(), 60);
+    }
+
+    #[test]
+    fn tokens_differ_and_repeat_with_the_seed() {
+        let (mut a, mut b) = (Random::new(9), Random::new(9));
+        let first = a.token();
+        assert_eq!(first, b.token());
+        assert_ne!(first, a.token());
+        assert_eq!(first.len(), 36);
+    }
+}

@@ -1,0 +1,231 @@
+//! The node as the policy sees it at one instant.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::types::Block;
+use super::{CALLS_PER_MINUTE, Manager, Now, REMOVE_GAP, TRIM_GAP, jobs::Job};
+use crate::policy::{
+    Card, Cidr, Eni, EniTrait, EniTraits, Family, Gate, Gates, Limits, Node, Pairs, Standing, Subnet, Unit,
+};
+use crate::store::Time;
+use crate::subnets;
+
+/// Whole seconds gone by, rounded down.
+fn since(now: Time, then: Time) -> u32 {
+    u32::try_from(now.saturating_sub(then).as_secs()).unwrap_or(u32::MAX)
+}
+
+/// Whole seconds to come, rounded up.
+fn until(now: Time, then: Time) -> u32 {
+    let left = then.saturating_sub(now);
+    u32::try_from(left.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
+}
+
+impl Manager {
+    /// What there is to know now.
+    #[must_use]
+    pub fn snapshot(&mut self, now: Now) -> Node {
+        self.numbered_snapshot(now).0
+    }
+
+    /// The same, and which block each `cidr-id` names: its place in the list.
+    pub(super) fn numbered_snapshot(&mut self, now: Now) -> (Node, Vec<Block>) {
+        let calls = self.minute(now).ec2_calls;
+        let t = now.mono;
+        let mut blocks = Vec::new();
+        let mut enis = Vec::new();
+        for (spec, added) in self.store.enis() {
+            let mut traits = Vec::new();
+            let closed = spec.trunk || spec.excluded;
+            for (set, t) in [
+                (spec.primary, EniTrait::Primary),
+                (spec.trunk, EniTrait::Trunk),
+                (spec.efa, EniTrait::Efa),
+                (spec.excluded, EniTrait::Excluded),
+                (closed, EniTrait::Closed),
+            ] {
+                if set {
+                    traits.push(t);
+                }
+            }
+            let cidrs = self
+                .store
+                .cidrs(&spec.id, t)
+                .map(|c| {
+                    let id = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
+                    blocks.push(Block { eni: spec.id.clone(), net: c.net });
+                    Cidr {
+                        id,
+                        unit: c.unit,
+                        size: u32::try_from(c.net.size()).unwrap_or(u32::MAX),
+                        serving: c.serving,
+                        assigned: c.assigned,
+                        cooling: c.cooling,
+                        // Free strictly after the cool-down: a distance of 0 would say "now".
+                        cooled_in_seconds: c.cooled_at.map_or(0, |at| until(t, at).max(1)),
+                        age_seconds: since(t, c.since),
+                        idle_seconds: if c.assigned > 0 { Some(0) } else { c.last_used.map(|at| since(t, at)) },
+                    }
+                })
+                .collect();
+            enis.push(Eni {
+                id: spec.id.clone(),
+                card: 0,
+                device_index: spec.device_index,
+                subnet: spec.subnet.clone(),
+                traits: EniTraits(traits),
+                age_seconds: since(t, added),
+                cidrs,
+            });
+        }
+        let (enis_in_flight, ips_in_flight) = self.in_flight();
+        let instance = &self.settings.instance;
+        let node = Node {
+            now: now.unix.as_secs(),
+            name: self.settings.node_name.clone(),
+            instance_type: instance.instance_type.clone(),
+            availability_zone: instance.availability_zone.clone(),
+            labels: self.settings.labels.clone(),
+            families: vec![Family::Ipv4],
+            unit: self.settings.unit,
+            limits: Limits {
+                slots_per_eni: self.settings.limits.slots_per_eni(),
+                ips_per_prefix: 16,
+                max_pods: self.settings.max_pods.max(1),
+            },
+            cards: vec![Card {
+                index: 0,
+                max_enis: self.settings.max_enis.saturating_sub(self.unmanaged),
+                enis_in_flight,
+                ips_in_flight,
+                waiting: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
+                configured: self.settings.targets,
+            }],
+            enis,
+            subnets: self.snapshot_subnets(t),
+            gates: self.gates(now, calls),
+            draining: self.terminating,
+            booted_seconds: since(self.settings.booted + t, Duration::ZERO),
+            history: self.history.list(),
+            extra: Vec::new(),
+        };
+        (node, blocks)
+    }
+
+    fn snapshot_subnets(&self, t: Time) -> Vec<Subnet> {
+        let seen = self.subnets_seen.map_or(0, |at| since(t, at));
+        let refused = |id: &str, unit| self.refused.until(id, unit, t).map_or(0, |at| until(t, at).max(1));
+        let mut list: Vec<Subnet> = self
+            .subnets
+            .iter()
+            .map(|s| Subnet {
+                id: s.id.clone(),
+                cidr: s.cidr.map(|c| c.to_string()).unwrap_or_default(),
+                ipv6: s.ipv6,
+                primary: s.id == self.settings.instance.subnet,
+                standing: self.standing(s.id.as_str(), &s.tags),
+                free_ips: Some(s.free_ips),
+                seen_seconds: seen,
+                ips_refused_seconds: refused(&s.id, Unit::Ip),
+                prefixes_refused_seconds: refused(&s.id, Unit::Prefix),
+                tags: s.tags.clone(),
+            })
+            .collect();
+        // Those that interfaces are in, and the node's own, are there even before EC2 was asked.
+        let attached = self.store.enis().map(|(e, _)| e.subnet.clone());
+        for id in attached.chain([self.settings.instance.subnet.clone()]) {
+            if list.iter().any(|s| s.id == id) {
+                continue;
+            }
+            let primary = id == self.settings.instance.subnet;
+            list.push(Subnet {
+                cidr: String::new(),
+                ipv6: false,
+                primary,
+                standing: if primary { Standing::Eligible } else { Standing::Forbidden },
+                free_ips: None,
+                seen_seconds: 0,
+                ips_refused_seconds: refused(&id, Unit::Ip),
+                prefixes_refused_seconds: refused(&id, Unit::Prefix),
+                tags: Vec::new(),
+                id,
+            });
+        }
+        list
+    }
+
+    pub(super) fn standing(&self, id: &str, tags: &Pairs) -> Standing {
+        let primary = id == self.settings.instance.subnet;
+        subnets::standing(tags, primary, &self.settings.cluster_name, self.settings.subnet_discovery)
+    }
+
+    /// Subnets in which an interface may be made, as far as they are known.
+    pub(super) fn usable_subnets(&self) -> Vec<String> {
+        if self.subnets.is_empty() {
+            return vec![self.settings.instance.subnet.clone()];
+        }
+        let usable = self.subnets.iter().filter(|s| self.standing(&s.id, &s.tags) == Standing::Eligible);
+        usable.map(|s| s.id.clone()).collect()
+    }
+
+    pub(super) fn gates(&self, now: Now, calls: u32) -> Gates {
+        let t = now.mono;
+        let at = |when: Option<Time>| when.map_or(Gate::Open, |when| Gate::OpensIn(until(t, when).max(1)));
+        let left = CALLS_PER_MINUTE.saturating_sub(calls);
+        let rest_of_minute = 60 - u32::try_from(now.unix.as_secs() % 60).unwrap_or(0);
+        let off = self.terminating || !self.settings.provisioning;
+        let shut = |gate: Gate| match gate {
+            _ if off => Gate::Closed,
+            Gate::Open if left == 0 => Gate::OpensIn(rest_of_minute),
+            other => other,
+        };
+        let after = |last: Option<Time>, gap| last.map(|l| l + gap).filter(|when| *when > t);
+        Gates {
+            grow: shut(at(self.growth.shut_until(t))),
+            release: shut(at(after(self.last_trim, TRIM_GAP))),
+            remove: shut(at(after(self.last_removal, REMOVE_GAP))),
+            ec2_calls_left: left,
+        }
+    }
+
+    /// Room for one more interface on the card (spec 01 §3.6), counting what is under way (W11).
+    pub(super) fn room(&self) -> bool {
+        let held = u32::try_from(self.store.enis().count()).unwrap_or(u32::MAX);
+        held + self.in_flight().0 < self.settings.max_enis.saturating_sub(self.unmanaged)
+    }
+
+    /// Interfaces and addresses under way.
+    pub(super) fn in_flight(&self) -> (u32, u32) {
+        let size = |unit, count: u32| if unit == Unit::Prefix { count.saturating_mul(16) } else { count };
+        let mut enis = 0;
+        let mut ips = 0u32;
+        for job in self.jobs.values() {
+            match job {
+                Job::Create(c) => {
+                    enis += 1;
+                    ips = ips.saturating_add(size(c.unit, c.count));
+                }
+                Job::Assign(a) => ips = ips.saturating_add(size(a.unit, a.count)),
+                Job::Remove(r) if r.attached => enis += 1,
+                _ => {}
+            }
+        }
+        (enis, ips)
+    }
+
+    /// Jobs that may bring addresses.
+    pub(super) fn growing(&self) -> usize {
+        self.jobs.values().filter(|j| matches!(j, Job::Create(_) | Job::Assign(_) | Job::Adopt(_))).count()
+    }
+
+    pub(super) fn slots_under_way(&self) -> HashMap<String, u32> {
+        let mut slots = HashMap::new();
+        for job in self.jobs.values() {
+            if let Job::Assign(a) = job {
+                *slots.entry(a.eni.clone()).or_default() += a.count;
+            }
+        }
+        slots
+    }
+}
