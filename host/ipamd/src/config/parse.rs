@@ -26,10 +26,11 @@ pub fn boolean(text: &str) -> Result<bool, Expected> {
 /// One optional sign, then decimal digits, within 64 bits.
 pub fn decimal(text: &str) -> Result<i64, Expected> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        if let Ok(n) = text.parse() {
-            return Ok(n);
-        }
+    if !digits.is_empty()
+        && digits.bytes().all(|b| b.is_ascii_digit())
+        && let Ok(n) = text.parse()
+    {
+        return Ok(n);
     }
     expected("a decimal integer")
 }
@@ -86,13 +87,15 @@ pub fn cidr_list(text: &str) -> (Vec<Ipv4Net>, Vec<(String, Expected)>) {
         return (good, bad);
     }
     for item in text.split(',').map(str::trim) {
-        match item.parse() {
-            Ok(net) => good.push(net),
-            Err(_) if item.contains(':') => {
-                bad.push((item.to_owned(), Expected("an IPv4 block (IPv6 is not supported here)".into())))
+        let what = match item.parse() {
+            Ok(net) => {
+                good.push(net);
+                continue;
             }
-            Err(_) => bad.push((item.to_owned(), Expected("an IPv4 block such as 10.0.0.0/16".into()))),
-        }
+            Err(_) if item.contains(':') => "an IPv4 block (IPv6 is not supported here)",
+            Err(_) => "an IPv4 block such as 10.0.0.0/16",
+        };
+        bad.push((item.to_owned(), Expected(what.to_owned())));
     }
     (good, bad)
 }
