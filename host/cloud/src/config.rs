@@ -1,5 +1,6 @@
 //! How to reach AWS. Plain data: reading the environment is the daemon's business.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
@@ -16,6 +17,8 @@ pub struct CloudConfig {
     pub ec2_endpoint: Option<String>,
     /// `HTTP_TIMEOUT`: the whole of one EC2 attempt, connection to last byte.
     pub http_timeout: Duration,
+    /// `AWS_CA_BUNDLE`: a file of PEM certificates to trust in place of the system's.
+    pub ca_bundle: Option<PathBuf>,
     /// `VPC_CNI_VERSION`, for the user agent; may be empty.
     pub version: String,
 }
@@ -26,6 +29,7 @@ impl Default for CloudConfig {
             imds: ImdsConfig::default(),
             ec2_endpoint: None,
             http_timeout: Duration::from_secs(10),
+            ca_bundle: None,
             version: String::new(),
         }
     }
@@ -36,6 +40,8 @@ impl Default for CloudConfig {
 pub enum ConfigError {
     #[error("{variable}={value:?} is not an endpoint: {reason}; give a URL such as {example}")]
     Endpoint { variable: &'static str, value: String, reason: String, example: &'static str },
+    #[error("AWS_CA_BUNDLE={path:?} holds no certificates to trust: {reason}; give a file of PEM certificates")]
+    CaBundle { path: PathBuf, reason: String },
 }
 
 /// Why there is no [`crate::AwsCloud`].

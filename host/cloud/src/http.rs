@@ -1,17 +1,23 @@
 //! What the SDK talks through: HTTP/1.1 and 2 over rustls, which loads certificates when a TLS connection is first
 //! asked for. A node that reaches EC2 through a plain `http://` endpoint never pays for them.
 
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector, ConnectorBuilder};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::config::ConfigError;
 
 /// One client for all that the SDK does: EC2, and STS or a credentials endpoint where those are used.
 #[derive(Debug)]
@@ -19,20 +25,61 @@ pub(crate) struct LazyTlsClient {
     plain: SharedHttpClient,
     /// Without a proxy: the credentials endpoints on link-local addresses and on this host.
     direct: SharedHttpClient,
-    tls: &'static OnceLock<SharedHttpClient>,
+    tls: Arc<LazyTls>,
 }
 
-/// One set of trusted certificates for the whole process.
-static TLS: OnceLock<SharedHttpClient> = OnceLock::new();
+#[derive(Debug)]
+struct LazyTls {
+    client: OnceLock<SharedHttpClient>,
+    /// PEM certificates in place of the system's.
+    bundle: Option<Vec<u8>>,
+}
 
 impl LazyTlsClient {
-    pub(crate) fn new() -> Self {
-        Self {
+    /// Trusts the certificates in `ca_bundle`, or else the system's.
+    pub(crate) fn new(ca_bundle: Option<&Path>) -> Result<Self, ConfigError> {
+        let bundle = ca_bundle.map(read_bundle).transpose()?;
+        Ok(Self {
             plain: client(|builder| builder.proxy_config(ProxyConfig::from_env()).build_http()),
             direct: client(|builder| builder.proxy_config(ProxyConfig::disabled()).build_http()),
-            tls: &TLS,
-        }
+            tls: Arc::new(LazyTls { client: OnceLock::new(), bundle }),
+        })
     }
+}
+
+impl LazyTls {
+    fn client(&self) -> &SharedHttpClient {
+        self.client.get_or_init(|| {
+            let trusted = match &self.bundle {
+                Some(bundle) => TrustStore::empty().with_pem_certificate(bundle.as_slice()),
+                None => TrustStore::default(),
+            };
+            client(move |builder| {
+                let builder = builder.proxy_config(ProxyConfig::from_env());
+                let mut builder = builder.tls_provider(Provider::Rustls(CryptoMode::Ring));
+                // Nothing is fallible in it for rustls; the default would be to trust the system's certificates.
+                if let Ok(context) = TlsContext::builder().with_trust_store(trusted.clone()).build() {
+                    builder.set_tls_context(context);
+                }
+                builder.build()
+            })
+        })
+    }
+}
+
+/// Checks what the TLS library would not survive: it takes each certificate for well-formed.
+fn read_bundle(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let refuse = |reason: String| ConfigError::CaBundle { path: path.to_owned(), reason };
+    let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    let mut trusted = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&bytes) {
+        let certificate = certificate.map_err(|e| refuse(e.to_string()))?;
+        trusted.add(certificate).map_err(|e| refuse(e.to_string()))?;
+    }
+    if trusted.is_empty() {
+        return Err(refuse("it has no CERTIFICATE section".to_owned()));
+    }
+    Ok(bytes)
 }
 
 /// A client whose connections are made by `build`; it keeps one connector per set of time-outs.
@@ -45,18 +92,12 @@ fn client(build: impl Fn(ConnectorBuilder) -> Connector + Send + Sync + 'static)
     })
 }
 
-fn tls_client() -> SharedHttpClient {
-    client(|builder| {
-        builder.proxy_config(ProxyConfig::from_env()).tls_provider(Provider::Rustls(CryptoMode::Ring)).build()
-    })
-}
-
 impl HttpClient for LazyTlsClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(ByScheme {
             plain: self.plain.http_connector(settings, components),
             direct: self.direct.http_connector(settings, components),
-            tls: self.tls,
+            tls: Arc::clone(&self.tls),
             settings: settings.clone(),
             components: components.clone(),
         })
@@ -67,7 +108,7 @@ impl HttpClient for LazyTlsClient {
 struct ByScheme {
     plain: SharedHttpConnector,
     direct: SharedHttpConnector,
-    tls: &'static OnceLock<SharedHttpClient>,
+    tls: Arc<LazyTls>,
     settings: HttpConnectorSettings,
     components: RuntimeComponents,
 }
@@ -76,7 +117,7 @@ impl HttpConnector for ByScheme {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let uri = request.uri();
         if uri.starts_with("https:") {
-            self.tls.get_or_init(tls_client).http_connector(&self.settings, &self.components).call(request)
+            self.tls.client().http_connector(&self.settings, &self.components).call(request)
         } else if is_local(uri) {
             self.direct.call(request)
         } else {
@@ -101,23 +142,4 @@ fn is_local(uri: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::is_local;
-
-    #[test]
-    fn local_endpoints_are_never_proxied() {
-        for local in [
-            "http://127.0.0.1:5000/",
-            "http://169.254.169.254/latest",
-            "http://169.254.170.23/v1/credentials",
-            "http://[fd00:ec2::23]/v1/credentials",
-            "http://localhost:8080/",
-            "http://[::1]/",
-        ] {
-            assert!(is_local(local), "{local}");
-        }
-        for remote in ["http://10.0.0.1/", "http://ec2.internal/", "http://[fd00:1::1]/", "http://localhost.example/"] {
-            assert!(!is_local(remote), "{remote}");
-        }
-    }
-}
+mod tests;

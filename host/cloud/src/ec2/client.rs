@@ -36,7 +36,7 @@ impl Ec2 {
         let url = url
             .map(|url| endpoint("AWS_EC2_ENDPOINT", url, &["http", "https"], "https://ec2.us-west-2.amazonaws.com"))
             .transpose()?;
-        let http = SharedHttpClient::new(LazyTlsClient::new());
+        let http = SharedHttpClient::new(LazyTlsClient::new(config.ca_bundle.as_deref())?);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(config.http_timeout)
             .read_timeout(config.http_timeout)

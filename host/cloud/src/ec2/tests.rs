@@ -36,8 +36,8 @@ async fn aws(ec2: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> (Server, A
     let config = CloudConfig {
         imds: ImdsConfig { endpoint: Some(server.url.clone()), ..ImdsConfig::default() },
         ec2_endpoint: Some(server.url.clone()),
-        http_timeout: Duration::from_secs(10),
         version: "v1.23.1".to_owned(),
+        ..CloudConfig::default()
     };
     let (cloud, instance) = AwsCloud::connect(config).await.unwrap();
     assert_eq!(instance.instance_id, INSTANCE);
@@ -485,7 +485,7 @@ async fn silence_is_an_unknown_outcome() {
         imds: ImdsConfig { endpoint: Some(server.url.clone()), ..ImdsConfig::default() },
         ec2_endpoint: Some(server.url.clone()),
         http_timeout: Duration::from_millis(100),
-        version: String::new(),
+        ..CloudConfig::default()
     };
     let (cloud, _) = AwsCloud::connect(config).await.unwrap();
     let error = cloud.call(Request::DeleteNetworkInterface { eni: ENI.to_owned() }).await.unwrap_err();
