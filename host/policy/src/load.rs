@@ -149,9 +149,7 @@ fn bad(error: wasmtime::Error) -> LoadError {
 }
 
 fn invalid(error: &wasmtime::Error) -> LoadError {
-    let why = format!("{error:#}");
-    // The parser has no error kind of its own for this.
-    if why.contains("unexpected end") { LoadError::Truncated(why) } else { LoadError::Invalid(why) }
+    LoadError::Invalid(format!("{error:#}"))
 }
 
 /// What can be told before compiling.
@@ -175,8 +173,31 @@ fn check_file(bytes: &[u8], limits: &Limits, digest: Digest, pin: Option<Digest>
     match bytes.strip_prefix(MAGIC) {
         None => Err(LoadError::NotWasm(format!("{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(8)])))),
         Some([1, 0, 0, 0, ..]) => Err(LoadError::CoreModule),
-        Some(_) => Ok(()),
+        Some(_) => check_sections(bytes),
     }
+}
+
+/// A cut-off copy is the commonest damage and deserves its own words: every section (an identifier, its length as
+/// LEB128, its content) must end within the file.
+fn check_sections(bytes: &[u8]) -> Result<(), LoadError> {
+    let cut = || LoadError::Truncated(format!("it ends within a section, after {} bytes", bytes.len()));
+    let mut rest = bytes.get(8..).ok_or_else(cut)?;
+    while let Some((_, after)) = rest.split_first() {
+        let (mut length, mut shift) = (0u64, 0);
+        rest = after;
+        loop {
+            let (&byte, after) = rest.split_first().ok_or_else(cut)?;
+            rest = after;
+            length |= u64::from(byte & 0x7f) << shift;
+            shift += 7;
+            // A length that does not end is for the validator to describe.
+            if byte & 0x80 == 0 || shift > 28 {
+                break;
+            }
+        }
+        rest = usize::try_from(length).ok().and_then(|length| rest.get(length..)).ok_or_else(cut)?;
+    }
+    Ok(())
 }
 
 /// An import's or export's name without its version, and the version. Such as `("wasi:io/streams", "0.2.6")`.

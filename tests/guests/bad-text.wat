@@ -1,0 +1,7 @@
+;; world: sizing-policy
+;; A reason that is not UTF-8.
+(data (i32.const 2052) "\40\04\00\00\01\00\00\00\20\08\00\00\02\00\00\00")
+(data (i32.const 2080) "\c3\28")
+(func (export "reservoir:policy/sizing@0.1.0#decide") (param i32) (result i32)
+  (if (call $provoked (local.get 0)) (then (return (i32.const 2048))))
+  (call $calm_sizes))
