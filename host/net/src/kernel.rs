@@ -50,8 +50,7 @@ impl Kernel {
     /// When the host's namespace cannot be opened or the pod's not entered.
     pub fn enter(&mut self, pod: &Netns) -> Result<(), Error> {
         let home = Netns::current()?;
-        let opened = pod.run(Socket::open).and_then(|socket| socket);
-        let socket = opened.map_err(|e| socket_error("entering the pod's network namespace", &e))?;
+        let socket = pod.attempt(Socket::open)?;
         self.container = Some((socket, home));
         Ok(())
     }

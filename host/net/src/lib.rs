@@ -16,14 +16,24 @@
 //!
 //! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod` and what they stand on.
 
+#[cfg(feature = "host")]
+pub mod eni;
 pub mod error;
+#[cfg(feature = "host")]
+pub mod host;
+#[cfg(feature = "host")]
+pub mod iptables;
 pub mod kernel;
+#[cfg(feature = "host")]
+pub mod links;
 pub mod mac;
 pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
 pub mod pod;
+#[cfg(feature = "host")]
+pub mod pods;
 pub mod prefix;
 pub mod rule;
 pub mod sysctl;

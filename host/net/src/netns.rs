@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::fstatfs;
@@ -19,7 +19,10 @@ const STACK_BYTES: usize = 128 * 1024;
 
 /// A network namespace that is kept alive as long as this is.
 #[derive(Debug)]
-pub struct Netns(OwnedFd);
+pub struct Netns {
+    fd: OwnedFd,
+    path: PathBuf,
+}
 
 impl Netns {
     /// Opens the namespace at `path` (`/var/run/netns/…`, `/proc/<pid>/ns/net`).
@@ -33,7 +36,7 @@ impl Netns {
         if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
             return Err(Error::NotANamespace { path: path.to_owned(), magic });
         }
-        Ok(Self(file.into()))
+        Ok(Self { fd: file.into(), path: path.to_owned() })
     }
 
     /// The namespace of the calling thread.
@@ -53,7 +56,7 @@ impl Netns {
         thread::scope(|scope| {
             let thread = thread::Builder::new().name("netns".to_owned()).stack_size(STACK_BYTES);
             let handle = thread.spawn_scoped(scope, || {
-                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
+                move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?;
                 Ok(work())
             })?;
             handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -61,9 +64,26 @@ impl Netns {
     }
 }
 
+impl Netns {
+    /// As [`Netns::run`], for work that can fail.
+    ///
+    /// # Errors
+    /// [`Error::NotANamespace`] if the kernel does not take the file for one; otherwise as `run`, or the work's own.
+    pub(crate) fn attempt<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> Result<T, Error> {
+        self.run(work).and_then(|result| result).map_err(|error| match Errno::from_io_error(&error) {
+            // A file of /proc that is no namespace.
+            Some(Errno::INVAL) => Error::NotANamespace { path: self.path.clone(), magic: PROC_SUPER_MAGIC },
+            errno => {
+                let op = format!("entering network namespace {}", self.path.display());
+                Error::from_kernel(op, errno.unwrap_or(Errno::IO))
+            }
+        })
+    }
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

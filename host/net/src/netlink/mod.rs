@@ -206,7 +206,7 @@ pub(crate) struct Message<'a> {
 
 impl Message<'_> {
     /// Of an error, acknowledgement or end of a dump: the error in it.
-    fn errno(&self) -> Option<Errno> {
+    pub(crate) fn errno(&self) -> Option<Errno> {
         let code = i32::from_ne_bytes(*self.payload.first_chunk()?);
         (code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg()))
     }

@@ -1,0 +1,152 @@
+//! Pods as the daemon sees them: their rules and routes on the host, not their namespaces.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::plan::{OnFailure, Op, Side, Step, apply};
+use crate::prefix::IpPrefix;
+use crate::rule::{Family, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
+use crate::table;
+
+/// What the host shows of a pod; the source from which a lost checkpoint is rebuilt (spec 02 §6.7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPod {
+    pub address: Ipv4Addr,
+    /// The interface the pod's route leads to; without one the pod is not running here.
+    pub host_veth: Option<String>,
+    /// The table its traffic leaves by: the main one unless a rule says otherwise.
+    pub table: u32,
+}
+
+/// All pods the host shows, in order of their addresses.
+///
+/// # Errors
+/// The kernel's.
+pub fn shown() -> Result<Vec<HostPod>, Error> {
+    let mut kernel = Kernel::host()?;
+    let rules = kernel.rules(Side::Host, Family::V4)?;
+    let names: BTreeMap<u32, String> = kernel.links(Side::Host)?.into_iter().map(|l| (l.index, l.name)).collect();
+    let routes = kernel.routes(Side::Host, Family::V4, table::MAIN, None)?;
+    let devices: BTreeMap<IpPrefix, String> = routes
+        .into_iter()
+        .filter(|r| r.on_link && r.destination.is_host())
+        .filter_map(|r| Some((r.destination, names.get(&r.device_index?)?.clone())))
+        .collect();
+    Ok(find(&rules, &devices))
+}
+
+/// Pods by the rules to them; `devices` tells where host routes lead.
+#[must_use]
+pub fn find(rules: &[Rule], devices: &BTreeMap<IpPrefix, String>) -> Vec<HostPod> {
+    let is_to_pod = |r: &&Rule| r.priority == PRIORITY_TO_POD && r.table == table::MAIN;
+    let addresses = rules.iter().filter(is_to_pod).filter_map(|r| r.to).filter(|to| to.is_host());
+    let mut pods = BTreeMap::new();
+    for to in addresses {
+        let IpAddr::V4(address) = to.address() else { continue };
+        let from = rules.iter().find(|r| r.priority == PRIORITY_FROM_POD && r.from == Some(to));
+        let table = from.map_or(table::MAIN, |r| r.table);
+        pods.insert(address, HostPod { address, host_veth: devices.get(&to).cloned(), table });
+    }
+    pods.into_values().collect()
+}
+
+/// Removes the rules of a pod that is gone (spec 02 §7.2). The route went with the pod's interface. The caller makes
+/// sure that no living pod has the address.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub fn prune(address: Ipv4Addr) -> Result<(), Error> {
+    apply(&plan_prune(address.into()), &mut Kernel::host()?, OnFailure::Continue)
+}
+
+/// The steps of [`prune`].
+#[must_use]
+pub fn plan_prune(address: IpAddr) -> Vec<Step> {
+    let pod = IpPrefix::host(address);
+    [Rule::to_pod(pod), Rule::from_pod(pod, table::UNSPECIFIED)]
+        .into_iter()
+        .map(|rule| Step::host(Op::RuleDel(rule)).until_absent().context("failed to delete rule of a stale pod"))
+        .collect()
+}
+
+/// Brings the from-rules of living pods into today's form (spec 02 §7.3, 04 §12.2): one per address.
+///
+/// # Errors
+/// Everything that could not be changed; the pods concerned keep the rules they had.
+pub fn refresh_from_rules(addresses: &[Ipv4Addr]) -> Result<(), Error> {
+    let mut kernel = Kernel::host()?;
+    let rules = kernel.rules(Side::Host, Family::V4)?;
+    let steps: Vec<Step> = addresses.iter().flat_map(|a| plan_refresh((*a).into(), &rules)).collect();
+    apply(&steps, &mut kernel, OnFailure::Continue)
+}
+
+/// The steps of [`refresh_from_rules`] for one address; none if all is right.
+///
+/// Deletes come first: to the kernel a rule with fewer selectors exists already while a narrower one is there. All go in
+/// one message, so the pod is without a rule for microseconds.
+#[must_use]
+pub fn plan_refresh(address: IpAddr, rules: &[Rule]) -> Vec<Step> {
+    let pod = IpPrefix::host(address);
+    let existing: Vec<&Rule> =
+        rules.iter().filter(|r| r.from.is_some_and(|f| f.address() == address) && !r.foreign).collect();
+    let Some(last) = existing.last() else { return Vec::new() };
+    let wanted = Rule::from_pod(pod, last.table);
+    let mut kept = false;
+    let mut steps = Vec::new();
+    for rule in existing {
+        if *rule == wanted && !std::mem::replace(&mut kept, true) {
+            continue;
+        }
+        let delete = Step::host(Op::RuleDel(rule.clone())).tolerate(&[Errno::NOENT]);
+        steps.push(delete.context(format!("failed to delete rule from {pod}")));
+    }
+    if !kept {
+        let add = Step::host(Op::RuleAdd(wanted)).tolerate(&[Errno::EXIST]);
+        steps.push(add.context(format!("failed to add rule from {pod}")));
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_recognised_by_their_rules() {
+        let pod = |last| IpPrefix::host(Ipv4Addr::new(10, 0, 97, last));
+        let rules = [
+            Rule::to_pod(pod(31)),
+            Rule::to_pod(pod(30)),
+            Rule::from_pod(pod(31), 2),
+            Rule::to(PRIORITY_TO_POD, "10.0.0.0/16".parse().unwrap(), table::MAIN),
+            Rule::from(PRIORITY_TO_POD, pod(9), table::MAIN),
+        ];
+        let devices = BTreeMap::from([(pod(31), "eni31".to_owned())]);
+        let found = find(&rules, &devices);
+        let pod = |last, host_veth: Option<&str>, table| HostPod {
+            address: Ipv4Addr::new(10, 0, 97, last),
+            host_veth: host_veth.map(str::to_owned),
+            table,
+        };
+        assert_eq!(found, [pod(30, None, table::MAIN), pod(31, Some("eni31"), 2)]);
+    }
+
+    #[test]
+    fn a_right_from_rule_is_left_alone() {
+        let pod = IpPrefix::host(Ipv4Addr::new(10, 0, 97, 31));
+        assert!(plan_refresh(pod.address(), &[Rule::from_pod(pod, 2)]).is_empty());
+        let legacy = Rule { to: Some("10.0.0.0/16".parse().unwrap()), ..Rule::from_pod(pod, 2) };
+        let steps: Vec<_> = plan_refresh(pod.address(), &[legacy]).iter().map(|s| s.op.to_string()).collect();
+        assert_eq!(
+            steps,
+            [
+                "rule delete 1536: from 10.0.97.31/32 to 10.0.0.0/16 lookup 2",
+                "rule add 1536: from 10.0.97.31/32 lookup 2"
+            ]
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! Host and interface set-up in real namespaces, looked at with `ip`.
+
+mod support;
+
+use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reservoir_net::eni::{self, EniSetup};
+use reservoir_net::host::{self, HostConfig};
+use reservoir_net::links::{self, LinkEvent};
+use reservoir_net::{Error, MacAddr, pods, table};
+use support::Namespace;
+
+const PRIMARY: &str = "02:00:00:00:00:01";
+const SECONDARY: &str = "02:00:00:00:00:02";
+const SECONDARY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 100, 20);
+const CONFIG: HostConfig =
+    HostConfig { mtu: 1500, node_port: true, external_snat: false, mark: 0x80, disable_tcp_early_demux: false };
+
+fn mac(text: &str) -> MacAddr {
+    text.parse().unwrap()
+}
+
+/// An interface as EC2 attaches one: there, but down and without an address.
+fn attach(node: &Namespace, name: &str, mac: &str) {
+    node.ip(&format!("link add {name} address {mac} type veth peer name {name}-far"));
+    node.ip(&format!("link set {name}-far up"));
+}
+
+fn eni_setup() -> EniSetup {
+    EniSetup {
+        mac: mac(SECONDARY),
+        primary_ip: SECONDARY_IP,
+        subnet: "10.0.96.0/19".parse().unwrap(),
+        mtu: 1400,
+        table: table::of_interface(0, 1),
+        rule_configured: false,
+        trunk: false,
+    }
+}
+
+#[test]
+fn host_set_up_makes_the_mark_rule_and_a_second_run_changes_nothing() {
+    let Some(node) = Namespace::new("host_set_up_makes_the_mark_rule") else { return };
+    attach(&node, "eth0", PRIMARY);
+    let link = node.run(|| host::set_up(&CONFIG, mac(PRIMARY))).unwrap();
+    assert_eq!(link.name, "eth0");
+    assert!(node.ip("rule show").contains("1024:\tfrom all fwmark 0x80/0x80 lookup main\n"));
+    assert_eq!(node.command("cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter").trim(), "2");
+    let before = node.state();
+    node.run(|| host::set_up(&CONFIG, mac(PRIMARY))).unwrap();
+    assert_eq!(node.state(), before);
+
+    let config = HostConfig { mtu: 1300, node_port: false, external_snat: true, ..CONFIG };
+    node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap();
+    assert!(!node.ip("rule show").contains("fwmark"));
+    assert!(node.ip("link show eth0").contains("mtu 1300"));
+}
+
+#[test]
+fn eni_set_up_makes_what_the_specification_shows() {
+    let Some(node) = Namespace::new("eni_set_up_makes_what_the_specification_shows") else { return };
+    attach(&node, "eth1", SECONDARY);
+    let link = node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    assert_eq!(link.name, "eth1");
+    assert_eq!(node.ip("route show table 2"), "default via 10.0.96.1 dev eth1\n10.0.96.1 dev eth1 scope link\n");
+    assert_eq!(node.ip("route show"), "");
+    assert!(node.ip("rule show").contains("32765:\tfrom 10.0.100.20 lookup 2\n"));
+    assert!(node.ip("addr show eth1").contains("inet 10.0.100.20/19 scope global eth1\n"));
+    assert!(node.ip("link show eth1").contains("mtu 1400"));
+}
+
+#[test]
+fn eni_set_up_again_never_takes_a_route_away() {
+    let Some(node) = Namespace::new("eni_set_up_again_never_takes_a_route_away") else { return };
+    attach(&node, "eth1", SECONDARY);
+    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    node.ip("route add 10.9.0.0/16 dev eth1 table 2");
+    let before = node.state();
+    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    assert_eq!(node.state(), before);
+
+    // An address of somebody else goes; ours, second in its subnet, stays or comes back with its routes.
+    node.ip("addr flush dev eth1");
+    node.ip("addr add 10.0.100.99/19 dev eth1");
+    node.ip("addr add 10.0.100.20/19 dev eth1");
+    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    assert!(!node.ip("addr show eth1").contains("10.0.100.99"));
+    assert_eq!(node.ip("route show table 2"), "default via 10.0.96.1 dev eth1\n10.0.96.1 dev eth1 scope link\n");
+    assert_eq!(node.ip("route show"), "");
+}
+
+#[test]
+fn eni_tear_down_removes_its_rules_only() {
+    let Some(node) = Namespace::new("eni_tear_down_removes_its_rules_only") else { return };
+    attach(&node, "eth1", SECONDARY);
+    let before = node.ip("rule show");
+    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    node.ip("rule add from 10.0.100.20 priority 77 lookup 9");
+    node.ip("rule add from 10.0.100.21 priority 78 lookup 9");
+    node.run(|| eni::tear_down(SECONDARY_IP)).unwrap();
+    node.run(|| eni::tear_down(SECONDARY_IP)).unwrap();
+    assert!(node.ip("rule show").contains("78:\tfrom 10.0.100.21 lookup 9"));
+    node.ip("rule del priority 78");
+    assert_eq!(node.ip("rule show"), before);
+}
+
+#[test]
+fn a_late_interface_is_noticed_at_once_and_a_missing_one_is_named() {
+    let Some(node) = Namespace::new("a_late_interface_is_noticed_at_once") else { return };
+    let started = Instant::now();
+    let error = node.run(|| eni::set_up(&eni_setup(), Duration::from_millis(50))).unwrap_err();
+    assert!(matches!(error.root(), Error::LinkNotFound { key } if key.contains(SECONDARY)), "{error}");
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| node.run(|| links::wait_for_mac(mac(SECONDARY), Duration::from_secs(20))));
+        thread::sleep(Duration::from_millis(100));
+        attach(&node, "eth1", SECONDARY);
+        assert_eq!(waiting.join().unwrap().unwrap().name, "eth1");
+    });
+}
+
+#[test]
+fn watchers_hear_of_interfaces_that_come_and_go() {
+    let Some(node) = Namespace::new("watchers_hear_of_interfaces") else { return };
+    let events = node.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut watcher = links::watch().unwrap();
+            attach(&node, "eth1", SECONDARY);
+            node.ip("link delete eth1");
+            let mut seen = Vec::new();
+            loop {
+                match watcher.next().await.unwrap() {
+                    LinkEvent::Present(link) => seen.push(format!("+{}", link.name)),
+                    LinkEvent::Removed(link) => {
+                        seen.push(format!("-{} {:?}", link.name, link.mac));
+                        if link.name == "eth1" {
+                            return seen;
+                        }
+                    }
+                    LinkEvent::Overrun => panic!("overrun"),
+                }
+            }
+        })
+    });
+    assert!(events.contains(&"+eth1".to_owned()), "{events:?}");
+    assert_eq!(events.last().unwrap(), &format!("-eth1 {:?}", Some(mac(SECONDARY))));
+}
+
+#[test]
+fn pods_are_found_pruned_and_refreshed() {
+    let Some(node) = Namespace::new("pods_are_found_pruned_and_refreshed") else { return };
+    attach(&node, "eni1", "02:00:00:00:00:09");
+    node.ip("link set eni1 up");
+    node.ip("route add 10.0.97.31 dev eni1 scope link");
+    for rule in [
+        "to 10.0.97.31 priority 512 lookup main",
+        "from 10.0.97.31 to 10.0.0.0/16 priority 1536 lookup 2",
+        "from 10.0.97.31 to 10.1.0.0/16 priority 1536 lookup 2",
+        "to 10.0.97.32 priority 512 lookup main",
+        "from 10.0.97.32 priority 1536 lookup 3",
+    ] {
+        node.ip(&format!("rule add {rule}"));
+    }
+    let (live, stale) = (Ipv4Addr::new(10, 0, 97, 31), Ipv4Addr::new(10, 0, 97, 32));
+    let shown = node.run(pods::shown).unwrap();
+    let summary: Vec<_> = shown.iter().map(|p| (p.address, p.host_veth.as_deref(), p.table)).collect();
+    assert_eq!(summary, [(live, Some("eni1"), 2), (stale, None, 3)]);
+
+    node.run(|| pods::prune(stale)).unwrap();
+    node.run(|| pods::refresh_from_rules(&[live])).unwrap();
+    let rules = node.ip("rule show");
+    assert!(!rules.contains("10.0.97.32"), "{rules}");
+    let from: Vec<_> = rules.lines().filter(|l| l.contains("from 10.0.97.31")).collect();
+    assert_eq!(from, ["1536:\tfrom 10.0.97.31 lookup 2"]);
+
+    let cidr = "10.200.0.0/16".parse().unwrap();
+    node.run(|| host::set_external_services(&[cidr])).unwrap();
+    node.run(|| host::set_external_services(&[cidr])).unwrap();
+    assert_eq!(node.ip("rule show").matches("1535:\tfrom all to 10.200.0.0/16 lookup main").count(), 1);
+    node.run(|| host::set_external_services(&[])).unwrap();
+    assert!(!node.ip("rule show").contains("1535:"));
+}
