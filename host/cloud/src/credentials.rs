@@ -15,17 +15,45 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_smithy_types::date_time::{DateTime, Format};
 
-use crate::imds::{Imds, ImdsError};
+use crate::imds::{Imds, ImdsError, chain as describe};
 
 const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 
-/// Static environment, web identity (IRSA), profile files, container endpoint (EKS Pod Identity), instance role.
+/// Static environment, web identity (IRSA), profile files, container endpoint (EKS Pod Identity), instance role. A link
+/// that is not configured passes on to the next; one that is and fails ends the chain.
 pub(crate) fn chain(config: &ProviderConfig, imds: Arc<Imds>) -> CredentialsProviderChain {
-    CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
-        .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(config).build())
-        .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(config).build())
-        .or_else("Container", EcsCredentialsProvider::builder().configure(config).build())
-        .or_else("InstanceRole", InstanceRole { imds, last: Mutex::default() })
+    let environment = EnvironmentVariableCredentialsProvider::new();
+    let identity = WebIdentityTokenCredentialsProvider::builder().configure(config).build();
+    let profile = ProfileFileCredentialsProvider::builder().configure(config).build();
+    let container = EcsCredentialsProvider::builder().configure(config).build();
+    let role = InstanceRole { imds, last: Mutex::default() };
+    CredentialsProviderChain::first_try("Environment", Named("AWS_ACCESS_KEY_ID", environment))
+        .or_else("WebIdentityToken", Named("web identity of AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE", identity))
+        .or_else("Profile", Named("profile files", profile))
+        .or_else("Container", Named("container credentials of AWS_CONTAINER_CREDENTIALS_*", container))
+        .or_else("InstanceRole", Named("role of the instance", role))
+}
+
+/// Says in its errors where the credentials should have come from; the SDK's own do not.
+#[derive(Debug)]
+struct Named<P>(&'static str, P);
+
+impl<P: ProvideCredentials> ProvideCredentials for Named<P> {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            self.1.provide_credentials().await.map_err(|error| match error {
+                CredentialsError::CredentialsNotLoaded(_) => error,
+                error => CredentialsError::provider_error(format!("{}: {}", self.0, describe(&error))),
+            })
+        })
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.1.fallback_on_interrupt()
+    }
 }
 
 /// The role of the instance profile. While the metadata service gives no answer, the last credentials stay in use:
@@ -159,7 +187,7 @@ mod tests {
         ] {
             let server = Server::start(example_metadata(&[(DOCUMENT, Some(&document))])).await;
             let error = role(&server).provide_credentials().await.unwrap_err();
-            let text = crate::imds::chain(&error);
+            let text = describe(&error);
             assert!(text.contains(DOCUMENT) && text.contains(reason) && !text.contains("SECRET"), "{text}");
         }
     }

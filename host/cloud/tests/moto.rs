@@ -172,7 +172,7 @@ async fn grow(node: &mut Node, account: &Account) -> String {
     let made = node.interfaces(Request::CreateNetworkInterface(create)).await.remove(0);
     assert_eq!((made.subnet.as_str(), made.status.as_str()), (account.subnet.as_str(), "available"));
     assert_eq!(made.description, format!("aws-K8S-{}", account.instance));
-    assert_eq!(made.security_groups, [account.group.clone()]);
+    assert_eq!(made.security_groups, std::slice::from_ref(&account.group));
     assert_eq!((made.secondary.len(), made.mac.len()), (3, 17));
     assert!(made.primary.is_some() && made.attachment.is_none());
     let mut sorted = tags;
