@@ -362,3 +362,21 @@ fn try_out(active: &Active, snapshot: Option<&Node>) -> Result<Vec<Called>, Poli
     }
     Ok(calls)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_component_is_freed_and_an_equal_one_kept() {
+        let policies = Policies::new(Options::default()).unwrap();
+        let bundle = Bundle { component: Some(BUILT_IN.to_vec()), ..Bundle::default() };
+        policies.load(&bundle, None).unwrap();
+        let loaded = |p: &Policies| Arc::downgrade(p.active.load().custom.as_ref().unwrap());
+        let first = loaded(&policies);
+        policies.load(&bundle, None).unwrap();
+        assert!(first.ptr_eq(&loaded(&policies)), "the same bytes are not compiled again");
+        policies.load(&Bundle::default(), None).unwrap();
+        assert_eq!(first.strong_count(), 0, "its code is freed once nothing runs it");
+    }
+}
