@@ -18,7 +18,8 @@ const IMDS_ENDPOINT: &str = "TEST_IMDS_ENDPOINT";
 
 struct Case {
     name: &'static str,
-    /// `$HERE` stands for the server, `$NOWHERE` for an address where nobody listens.
+    /// `$HERE` stands for the server, `$NOWHERE` for an address where nobody listens,
+    /// `$TOKEN_FILE` for a file with a web identity.
     environment: &'static [(&'static str, &'static str)],
     check: fn(&Outcome) -> bool,
 }
@@ -68,6 +69,22 @@ const CASES: &[Case] = &[
         name: "a static key comes first",
         environment: &[(EC2_ENDPOINT, "$HERE"), STATIC, SECRET, CONTAINER, CONTAINER_TOKEN],
         check: |o| o.signed_by("AKIASTATIC") && !o.asked("/pod-identity", None),
+    },
+    Case {
+        name: "a web identity is exchanged at STS, before Pod Identity",
+        environment: &[
+            (EC2_ENDPOINT, "$HERE"),
+            ("AWS_ENDPOINT_URL_STS", "$HERE/sts"),
+            ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/node"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "$TOKEN_FILE"),
+            CONTAINER,
+            CONTAINER_TOKEN,
+        ],
+        check: |o| {
+            let sts = o.others.iter().find(|s| s.path.starts_with("/sts"));
+            let form = sts.map(Seen::form).unwrap_or_default();
+            o.signed_by("ASIAIRSA") && form.contains(&"WebIdentityToken=jwt".to_owned())
+        },
     },
     Case {
         name: "a web identity without its file is an error, not the instance's role",
@@ -120,6 +137,12 @@ fn script(seen: &Seen) -> Reply {
         "/pod-identity" => Reply::ok(
             r#"{"AccessKeyId":"ASIAPOD","SecretAccessKey":"s","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#,
         ),
+        "/sts" | "/sts/" => Reply::ok(
+            "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+               <AccessKeyId>ASIAIRSA</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>
+               <Expiration>2099-01-01T00:00:00Z</Expiration>
+             </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+        ),
         _ => Reply::status(500, ""),
     }
 }
@@ -131,13 +154,18 @@ async fn run(case: &Case) -> Outcome {
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.env_clear().env("HOME", "/nonexistent").env(IMDS_ENDPOINT, &server.url);
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&token, "jwt").unwrap();
     for (name, value) in case.environment {
-        child.env(name, value.replace("$HERE", &server.url).replace("$NOWHERE", &format!("http://{nowhere}")));
+        let value = value.replace("$HERE", &server.url).replace("$NOWHERE", &format!("http://{nowhere}"));
+        child.env(name, value.replace("$TOKEN_FILE", &token.path().to_string_lossy()));
     }
     let output = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
-    let (metadata_or_credentials, ec2): (Vec<_>, Vec<_>) =
-        server.seen().into_iter().partition(|s| s.path.starts_with("/latest/") || s.path == "/pod-identity");
-    Outcome { said: String::from_utf8(output.stdout).unwrap(), ec2, others: metadata_or_credentials }
+    let (others, ec2): (Vec<_>, Vec<_>) = server
+        .seen()
+        .into_iter()
+        .partition(|s| ["/latest/", "/pod-identity", "/sts"].iter().any(|p| s.path.starts_with(p)));
+    Outcome { said: String::from_utf8(output.stdout).unwrap(), ec2, others }
 }
 
 /// One call, in the environment that the parent made.

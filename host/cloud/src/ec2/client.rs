@@ -46,7 +46,8 @@ impl Ec2 {
         let provider = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
-            .with_http_client(http.clone());
+            .with_http_client(http.clone())
+            .with_timeout_config(timeouts.clone());
         // The loader adds what the SDK takes from the environment: AWS_MAX_ATTEMPTS (3), AWS_RETRY_MODE (standard),
         // AWS_ENDPOINT_URL, FIPS and dual-stack switches.
         let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
