@@ -10,6 +10,7 @@
 //! | [`release`], [`removal`] | what to give back, which interface to remove |
 //! | [`subnets`] | where a new interface goes |
 
+pub mod order;
 pub mod planning;
 pub mod release;
 pub mod removal;

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use reservoir_policy_sdk::{Cidr, CidrId, Eni, EniTraits};
 
+use crate::order::sort_by_key;
 use crate::settings::Defects;
 use crate::stats::{Pool, Stats};
 
@@ -12,19 +13,20 @@ use crate::stats::{Pool, Stats};
 #[must_use]
 pub fn choose(pool: &Pool<'_>, stats: &Stats) -> Vec<CidrId> {
     let over = usize::try_from(pool.over_units(stats)).unwrap_or(usize::MAX);
-    let mut candidates: Vec<(&Eni, &Cidr)> = pool
-        .enis
-        .iter()
-        .flat_map(|&eni| eni.cidrs.iter().map(move |cidr| (eni, cidr)))
-        .filter(|(_, cidr)| freeable(pool, cidr))
-        .collect();
-    candidates.sort_by_cached_key(|&(eni, cidr)| (eni_rank(eni), cidr_rank(cidr)));
+    let mut enis = pool.enis.clone();
+    sort_by_key(&mut enis, |eni| eni_rank(eni));
+    let mut candidates: Vec<&Cidr> = Vec::new();
+    for eni in enis {
+        let mut freeable: Vec<&Cidr> = eni.cidrs.iter().filter(|cidr| freeable(pool, cidr)).collect();
+        sort_by_key(&mut freeable, |cidr| cidr_rank(cidr));
+        candidates.append(&mut freeable);
+    }
     match pool.settings.defects {
-        Defects::Reference => candidates.into_iter().take(over).map(|(_, cidr)| cidr.id).collect(),
+        Defects::Reference => candidates.into_iter().take(over).map(|cidr| cidr.id).collect(),
         Defects::Fixed => {
-            let left_over = candidates.iter().filter(|(_, cidr)| !cidr.serving);
-            let surplus = candidates.iter().filter(|(_, cidr)| cidr.serving && cidr.unit == pool.unit).take(over);
-            left_over.chain(surplus).map(|(_, cidr)| cidr.id).collect()
+            let left_over = candidates.iter().filter(|cidr| !cidr.serving);
+            let surplus = candidates.iter().filter(|cidr| cidr.serving && cidr.unit == pool.unit).take(over);
+            left_over.chain(surplus).map(|cidr| cidr.id).collect()
         }
     }
 }

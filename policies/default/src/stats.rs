@@ -55,7 +55,7 @@ impl<'a> Pool<'a> {
     #[must_use]
     pub fn new(node: &'a Node, card: &'a Card, targets: Targets, settings: Settings) -> Self {
         let mut enis: Vec<&Eni> = node.enis_of(card.index).collect();
-        enis.sort_by_key(|eni| (!eni.has(EniTraits::PRIMARY), eni.device_index));
+        crate::order::sort_by_key(&mut enis, |eni| (!eni.has(EniTraits::PRIMARY), eni.device_index));
         Self {
             card,
             enis,

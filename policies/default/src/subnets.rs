@@ -11,7 +11,7 @@ use crate::settings::{Defects, Settings};
 #[must_use]
 pub fn rank(node: &Node, request: &CreateEni, settings: Settings) -> Vec<SubnetId> {
     let mut eligible: Vec<&Subnet> = node.subnets.iter().filter(|s| s.standing == Standing::Eligible).collect();
-    eligible.sort_by_key(|subnet| {
+    crate::order::sort_by_key(&mut eligible, |subnet| {
         let refused = match request.unit {
             Unit::Ip => subnet.ips_refused_seconds,
             Unit::Prefix => subnet.prefixes_refused_seconds,

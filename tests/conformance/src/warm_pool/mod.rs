@@ -59,11 +59,11 @@ fn decide(case: &Case) -> Result<CaseResult, String> {
         "excluded_cleanup" => predicates::excluded_cleanup(case),
         "assign_request" => predicates::assign_request(case),
         "div_ceil" => predicates::div_ceil(case),
-        "subnet_eligible" => places::eligible(case),
-        "cluster_tag_match" => places::cluster_tag_match(case),
-        "subnet_excluded" => places::subnet_excluded(case),
+        "subnet_eligible" => Ok(places::eligible(case)),
+        "cluster_tag_match" => Ok(places::cluster_tag_match(case)),
+        "subnet_excluded" => Ok(places::subnet_excluded(case)),
         "create_eni_subnets" => places::create_eni_subnets(case),
-        "ec2_error_class" => ec2_error_class(case),
+        "ec2_error_class" => Ok(ec2_error_class(case)),
         kind => Ok(skipped(case, elsewhere(kind))),
     }
 }
@@ -103,9 +103,9 @@ fn later(case: &Case, result: CaseResult) -> CaseResult {
     if matches!(result.outcome, Outcome::Failed { .. }) { skipped(case, reason) } else { result }
 }
 
-fn ec2_error_class(case: &Case) -> Result<CaseResult, String> {
+fn ec2_error_class(case: &Case) -> CaseResult {
     let code = case.state["code"].as_str().unwrap_or_default();
     let kind = ErrorKind::from_code(code, "");
     let all = json!({"subnet_exhausted": kind.is_exhausted(), "eni_limit_exceeded": kind == ErrorKind::AddressLimit});
-    Ok(CaseResult::compared(&case.kind, &case.name, &case.expected, predicates::named(&case.expected, &all)))
+    CaseResult::compared(&case.kind, &case.name, &case.expected, predicates::named(&case.expected, &all))
 }

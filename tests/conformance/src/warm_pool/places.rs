@@ -8,8 +8,6 @@ use super::case::Case;
 use super::component;
 use crate::{CaseResult, Outcome};
 
-type Answer = Result<CaseResult, String>;
-
 /// Tags of a subnet; a null value is an empty one.
 fn tags(subnet: &Value) -> Pairs {
     let tags = subnet["tags"].as_object().into_iter().flatten();
@@ -23,25 +21,25 @@ fn cluster(case: &Case) -> &str {
     case.config.get("CLUSTER_NAME").map_or("", String::as_str)
 }
 
-fn compared(case: &Case, got: Value) -> Answer {
-    Ok(CaseResult::compared(&case.kind, &case.name, &case.expected, got))
+fn compared(case: &Case, got: Value) -> CaseResult {
+    CaseResult::compared(&case.kind, &case.name, &case.expected, got)
 }
 
-pub(super) fn eligible(case: &Case) -> Answer {
+pub(super) fn eligible(case: &Case) -> CaseResult {
     let subnet = &case.state["subnet"];
     let standing = standing(&tags(subnet), subnet["primary"] == true, cluster(case), true);
     compared(case, json!({"eligible": standing == Standing::Eligible}))
 }
 
-pub(super) fn cluster_tag_match(case: &Case) -> Answer {
+pub(super) fn cluster_tag_match(case: &Case) -> CaseResult {
     compared(case, json!({"match": cluster_match(&tags(&case.state["subnet"]), cluster(case))}))
 }
 
-pub(super) fn subnet_excluded(case: &Case) -> Answer {
+pub(super) fn subnet_excluded(case: &Case) -> CaseResult {
     if case.state["describe_error"] == true {
         let reason = "a failing DescribeSubnets counts as not excluded (spec 01 §13.1 W10), in the pool manager";
         let outcome = Outcome::Skipped(reason.to_owned());
-        return Ok(CaseResult { kind: case.kind.clone(), name: case.name.clone(), outcome });
+        return CaseResult { kind: case.kind.clone(), name: case.name.clone(), outcome };
     }
     let listed = case.state["subnets"].as_array().into_iter().flatten();
     let found = listed.into_iter().find(|subnet| subnet["id"] == case.state["subnet_id"]).map(tags);
@@ -49,7 +47,7 @@ pub(super) fn subnet_excluded(case: &Case) -> Answer {
 }
 
 /// The order of attempts: the component ranks what the host lets it.
-pub(super) fn create_eni_subnets(case: &Case) -> Answer {
+pub(super) fn create_eni_subnets(case: &Case) -> Result<CaseResult, String> {
     let discovery = case.flag("ENABLE_SUBNET_DISCOVERY", true);
     let primary_id = case.state["primary_subnet"].as_str().ok_or("state has no primary_subnet")?;
     let listed = !case.state["describe_results"].as_array().is_some_and(|results| results.iter().any(|r| r == "error"));

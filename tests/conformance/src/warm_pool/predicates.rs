@@ -14,8 +14,8 @@ use crate::CaseResult;
 
 type Answer = Result<CaseResult, String>;
 
-fn compared(case: &Case, expected: &Value, got: Value) -> Answer {
-    Ok(CaseResult::compared(&case.kind, &case.name, expected, got))
+fn compared(case: &Case, expected: &Value, got: Value) -> CaseResult {
+    CaseResult::compared(&case.kind, &case.name, expected, got)
 }
 
 /// The fields of `got` that `expected` names.
@@ -48,9 +48,9 @@ pub(super) fn stats(case: &Case) -> Answer {
         let mut got = got;
         got["total_prefixes"] = stats.total_prefixes.into();
         got["free_prefixes"] = stats.free_prefixes.into();
-        return compared(case, &case.expected, named(&case.expected, &got));
+        return Ok(compared(case, &case.expected, named(&case.expected, &got)));
     }
-    compared(case, &case.expected, named(&case.expected, &got))
+    Ok(compared(case, &case.expected, named(&case.expected, &got)))
 }
 
 pub(super) fn target_state(case: &Case) -> Answer {
@@ -73,19 +73,19 @@ pub(super) fn target_state(case: &Case) -> Answer {
         // What a prefix target has too many is another question: `pool_high`.
         got["over"] = 0.into();
     }
-    compared(case, expected, got)
+    Ok(compared(case, expected, got))
 }
 
 pub(super) fn pool_low(case: &Case) -> Answer {
     let node = case.node(&case.pool().map_err(|e| e.to_string())?);
     let low = tick::grows_unhindered(&node, &case.context(), case.network_card)?;
-    compared(case, &case.expected, json!({"low": low}))
+    Ok(compared(case, &case.expected, json!({"low": low})))
 }
 
 pub(super) fn pool_high(case: &Case) -> Answer {
     let node = case.node(&case.pool().map_err(|e| e.to_string())?);
     let freed = component::plan(&node, &case.context())?.release.len();
-    compared(case, &case.expected, json!({"high": freed > 0, "cidrs_to_free": freed}))
+    Ok(compared(case, &case.expected, json!({"high": freed > 0, "cidrs_to_free": freed})))
 }
 
 /// Which interfaces the rules of spec 01 §4.2 let go. In prefix mode those rules differ from the built-in policy's, which
@@ -96,12 +96,12 @@ pub(super) fn eni_removal(case: &Case) -> Answer {
         let goes = |eni: &&_| removal::removable(pool, eni, &[]);
         pool.enis.iter().copied().filter(goes).map(|eni| eni.id.clone()).collect()
     })?;
-    compared(case, &case.expected, json!({"removable": removable}))
+    Ok(compared(case, &case.expected, json!({"removable": removable})))
 }
 
 pub(super) fn freeable_eni_exists(case: &Case) -> Answer {
     let exists = ask(case, &case.context(), |pool| pool.enis.iter().any(|eni| removal::freeable(eni)))?;
-    compared(case, &case.expected, json!({"exists": exists}))
+    Ok(compared(case, &case.expected, json!({"exists": exists})))
 }
 
 /// What the component would do for more pods than the node can hold.
@@ -115,12 +115,12 @@ fn plan_for_many(case: &Case) -> Result<Plan, String> {
 pub(super) fn allocatable_enis(case: &Case) -> Answer {
     let ways = plan_for_many(case)?.grow;
     let enis = ways.iter().filter_map(|way| if let Growth::Assign(way) = way { Some(&way.eni) } else { None });
-    compared(case, &case.expected, json!({"allocatable": enis.collect::<Vec<_>>()}))
+    Ok(compared(case, &case.expected, json!({"allocatable": enis.collect::<Vec<_>>()})))
 }
 
 pub(super) fn eni_room(case: &Case) -> Answer {
     let room = plan_for_many(case)?.grow.iter().any(|way| matches!(way, Growth::CreateEni(_)));
-    compared(case, &case.expected, json!({"room": room}))
+    Ok(compared(case, &case.expected, json!({"room": room})))
 }
 
 /// What an excluded interface holds and no pod uses goes back.
@@ -149,7 +149,7 @@ pub(super) fn excluded_cleanup(case: &Case) -> Answer {
         }
         remaining.extend(kept.into_iter().map(|(_, name)| (*name).clone()));
     }
-    compared(case, &case.expected, json!({"calls": calls, "remaining": remaining}))
+    Ok(compared(case, &case.expected, json!({"calls": calls, "remaining": remaining})))
 }
 
 /// How many are asked for at once: the host cuts a plan to what an interface takes.
@@ -165,10 +165,10 @@ pub(super) fn assign_request(case: &Case) -> Answer {
         Some(Growth::Assign(way)) => ("Ipv4PrefixCount", way.count),
         other => return Err(format!("the host makes {other:?} of it")),
     };
-    compared(case, &case.expected, json!({"parameter": parameter, "count": count}))
+    Ok(compared(case, &case.expected, json!({"parameter": parameter, "count": count})))
 }
 
 pub(super) fn div_ceil(case: &Case) -> Answer {
     let number = |key: &str| case.state[key].as_i64().ok_or(format!("{key} is no number"));
-    compared(case, &case.expected, json!({"value": sizing::div_ceil(number("x")?, number("y")?)}))
+    Ok(compared(case, &case.expected, json!({"value": sizing::div_ceil(number("x")?, number("y")?)})))
 }

@@ -36,7 +36,7 @@ pub(super) fn decide(node: &Node, context: &Context, shut: Option<&'static str>)
                 actions.push(Action::Blocked { reason: shut.unwrap_or("max_enis") });
             }
             None => {
-                actions.extend([Unit::Ip, Unit::Prefix].into_iter().filter_map(|u| freed(node, &plan, card.index, u)))
+                actions.extend([Unit::Ip, Unit::Prefix].into_iter().filter_map(|u| freed(node, &plan, card.index, u)));
             }
         }
         let removed = plan.remove.iter().find(|id| node.enis.iter().any(|e| e.id == **id && e.card == card.index));

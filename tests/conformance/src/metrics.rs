@@ -1,0 +1,80 @@
+//! `metrics.json`: every family of the reference with its type, labels and closed sets of label values.
+
+use reservoir_ipamd::metrics::family::{self, Family, Kind};
+use reservoir_ipamd::metrics::{
+    Action, Backend, DelReason, IpamdError, Label, Metrics, Outcome, PodEniError, Reconciled, StartFailure, UtilsError,
+};
+use serde_json::{Value, json};
+
+use crate::CaseResult;
+
+/// Known by its content: families and the default buckets.
+pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
+    let buckets = file.get("default_histogram_buckets")?.as_array()?;
+    let families = file.get("metrics")?.as_array()?;
+    let page = Metrics::new("v0").render();
+    let mut results = Vec::new();
+    for expected in families {
+        let name = expected["name"].as_str().unwrap_or("(unnamed)");
+        results.push(CaseResult::compared("family", name, shape(expected), family::find(name).map_or(Value::Null, ours)));
+        if expected["buckets"] == "default" {
+            let got = family::find(name).map_or(Value::Null, |f| match f.kind {
+                Kind::Histogram(bounds) => json!(bounds),
+                _ => Value::Null,
+            });
+            results.push(CaseResult::compared("buckets", name, numbers(buckets), numbers(got.as_array().unwrap_or(&vec![]))));
+        }
+        let unlabelled = expected["labels"].as_array().is_some_and(Vec::is_empty);
+        if unlabelled && ["counter", "gauge"].contains(&expected["type"].as_str().unwrap_or_default()) {
+            results.push(CaseResult::compared("zero_from_the_start", name, "0", sample(&page, name)));
+        }
+        for (label, values) in expected["label_values"].as_object().into_iter().flatten() {
+            if let (Some(values), Some(got)) = (values.as_array(), label_values(name, label)) {
+                let mut values: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+                let mut got: Vec<_> = got.into_iter().filter(|v| values.contains(v)).collect();
+                values.sort_unstable();
+                got.sort_unstable();
+                results.push(CaseResult::compared("label_values", &format!("{name}{{{label}}}"), json!(values), json!(got)));
+            }
+        }
+    }
+    for series in ["success", "error"].map(|r| format!("awscni_connmark_reconcile_total{{result=\"{r}\"}}")) {
+        results.push(CaseResult::compared("zero_from_the_start", &series, "0", sample(&page, &series)));
+    }
+    Some(results)
+}
+
+fn shape(expected: &Value) -> Value {
+    json!({"type": expected["type"], "labels": expected["labels"]})
+}
+
+fn ours(family: &Family) -> Value {
+    json!({"type": family.kind.word(), "labels": family.labels})
+}
+
+fn numbers(values: &[Value]) -> String {
+    format!("{:?}", values.iter().map(Value::as_f64).collect::<Vec<_>>())
+}
+
+fn sample<'a>(page: &'a str, series: &str) -> &'a str {
+    page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).unwrap_or("absent")
+}
+
+/// Our closed set for a label. Names of API calls and AWS error codes are the cloud crate's; they are no set here.
+fn label_values(family: &str, label: &str) -> Option<Vec<&'static str>> {
+    fn all<L: Label>() -> Option<Vec<&'static str>> {
+        Some(L::ALL.iter().map(|l| l.text()).collect())
+    }
+    match (family, label) {
+        ("awscni_del_ip_req_count", "reason") => all::<DelReason>(),
+        ("awscni_ipamd_error_count", "fn") => all::<IpamdError>(),
+        ("awscni_pod_eni_error_count", "fn") => all::<PodEniError>(),
+        ("awscni_ipamd_action_inprogress", "fn") => all::<Action>(),
+        ("awscni_reconcile_count", "fn") => all::<Reconciled>(),
+        ("awscni_aws_utils_error_count", "fn") => all::<UtilsError>(),
+        ("awscni_ipamd_startup_duration_seconds", "failure_reason") => all::<StartFailure>(),
+        ("awscni_connmark_backend", "backend") => all::<Backend>(),
+        ("awscni_connmark_reconcile_total", "result") => all::<Outcome>(),
+        _ => None,
+    }
+}
