@@ -150,7 +150,7 @@ fn variable_case(variable: &Value, case: &Value) -> CaseResult {
         "AWS_VPC_ENI_MTU" | "IP_COOLDOWN_PERIOD" if refused(&report) => json!("exit 1"),
         "AWS_VPC_K8S_CNI_VETHPREFIX" if refused(&report) => json!("exit 1"),
         "NETWORK_POLICY_ENFORCING_MODE" if refused(&report) => json!("init failure"),
-        "AWS_VPC_ENI_MTU" if refused(&read(&[("ENABLE_IPv6", "true")]).1) => {
+        "AWS_VPC_ENI_MTU" if words.contains("in IPv4") && refused(&read(&[("ENABLE_IPv6", "true")]).1) => {
             json!(format!("{} in IPv4, exit 1 in IPv6", config.datapath.eni_mtu))
         }
         "POD_SECURITY_GROUP_ENFORCING_MODE" if refused(&read(&[("ENABLE_POD_ENI", "true")]).1) => {

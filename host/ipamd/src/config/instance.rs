@@ -54,7 +54,7 @@ impl Config {
             }
         }
         if effective.unit == Unit::Prefix {
-            report.fatal("ENABLE_PREFIX_DELEGATION", Some("true"), PREFIX_DELEGATION);
+            report.unsupported("ENABLE_PREFIX_DELEGATION", Some("true"), PREFIX_DELEGATION);
         }
         (effective, report)
     }

@@ -77,7 +77,7 @@ pub(super) fn check(config: &Config, reader: &Reader<'_>) {
     for missing in MISSING.iter().filter(|m| (m.wanted)(config)) {
         let value = reader.environment().get(missing.variable);
         if missing.refuse {
-            reader.fatal(missing.variable, value, missing.message);
+            reader.unsupported(missing.variable, value, missing.message);
         } else {
             reader.warn(missing.variable, value, missing.message);
         }

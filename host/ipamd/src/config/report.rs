@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Level {
     /// The daemon starts and uses what the message says.
     Warn,
+    /// Valid, but it needs what this release lacks: the daemon does not start, exit code 1.
+    Unsupported,
     /// The daemon does not start: exit code 1.
     Fatal,
 }
@@ -41,8 +43,12 @@ impl Report {
         self.push(Level::Warn, variable, value, message);
     }
 
-    pub(super) fn fatal(&mut self, variable: &str, value: Option<&str>, message: impl Into<String>) {
+    pub fn fatal(&mut self, variable: &str, value: Option<&str>, message: impl Into<String>) {
         self.push(Level::Fatal, variable, value, message);
+    }
+
+    pub(super) fn unsupported(&mut self, variable: &str, value: Option<&str>, message: impl Into<String>) {
+        self.push(Level::Unsupported, variable, value, message);
     }
 
     fn push(&mut self, level: Level, variable: &str, value: Option<&str>, message: impl Into<String>) {
@@ -62,7 +68,7 @@ impl Report {
     /// Whether the daemon must not start.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        self.problems.iter().any(|p| p.level == Level::Fatal)
+        self.problems.iter().any(|p| p.level > Level::Warn)
     }
 
     /// Logs every problem, warnings as such and fatal ones as errors.
@@ -70,7 +76,7 @@ impl Report {
         for problem in &self.problems {
             match problem.level {
                 Level::Warn => tracing::warn!(variable = %problem.variable, "{problem}"),
-                Level::Fatal => tracing::error!(variable = %problem.variable, "{problem}"),
+                Level::Unsupported | Level::Fatal => tracing::error!(variable = %problem.variable, "{problem}"),
             }
         }
     }
@@ -79,9 +85,9 @@ impl Report {
 /// One line per problem, fatal ones last.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for level in [Level::Warn, Level::Fatal] {
-            for problem in self.problems.iter().filter(|p| p.level == level) {
-                let word = if level == Level::Fatal { "error" } else { "warning" };
+        let (warnings, errors): (Vec<_>, Vec<_>) = self.problems.iter().partition(|p| p.level == Level::Warn);
+        for (word, problems) in [("warning", warnings), ("error", errors)] {
+            for problem in problems {
                 writeln!(f, "{word}: {problem}")?;
             }
         }

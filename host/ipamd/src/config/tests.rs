@@ -125,10 +125,10 @@ fn refuses_what_the_entrypoint_refuses() {
 #[test]
 fn refuses_the_modes_that_are_not_built_and_warns_of_the_rest() {
     for (name, level) in [
-        ("ENABLE_IPv6", Level::Fatal),
-        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", Level::Fatal),
-        ("ENABLE_POD_ENI", Level::Fatal),
-        ("ENABLE_MULTI_NIC", Level::Fatal),
+        ("ENABLE_IPv6", Level::Unsupported),
+        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", Level::Unsupported),
+        ("ENABLE_POD_ENI", Level::Unsupported),
+        ("ENABLE_MULTI_NIC", Level::Unsupported),
         ("ENABLE_V6_EGRESS", Level::Warn),
         ("ANNOTATE_POD_IP", Level::Warn),
         ("AWS_MANAGE_ENIS_NON_SCHEDULABLE", Level::Warn),

@@ -95,7 +95,10 @@ impl Write for RotatingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let more = bytes.len() as u64;
         // If rotation fails the line still goes to the file there is; the error of that write, if any, counts.
-        if self.size > 0 && self.size + more > self.limits.bytes && let Err(error) = self.rotate() {
+        if self.size > 0
+            && self.size + more > self.limits.bytes
+            && let Err(error) = self.rotate()
+        {
             let _ = writeln!(io::stderr(), "log: cannot rotate {}: {error}", self.path.display());
             self.size = 0;
         }
