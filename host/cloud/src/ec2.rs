@@ -28,6 +28,9 @@ const INSTANCE_TAG: &str = "tag:node.k8s.amazonaws.com/instance_id";
 impl Ec2 {
     /// One call, counted and timed.
     pub(crate) async fn call(&self, request: Request) -> Result<Answer, CloudError> {
+        if let Some(answer) = without_a_call(&request) {
+            return answer;
+        }
         let api = request.api();
         let expected_absence = absence_is_an_answer(&request);
         let out_of_sync = shows_stale_metadata(&request);
@@ -54,10 +57,6 @@ impl Ec2 {
         let ec2 = &self.client;
         match request {
             Request::DescribeNetworkInterfaces { ids } => {
-                // Without ids EC2 would answer with the whole account.
-                if ids.is_empty() {
-                    return Ok(Answer::Interfaces(Vec::new()));
-                }
                 let out = ec2.describe_network_interfaces().set_network_interface_ids(Some(ids)).send().await?;
                 answer::interfaces(out.network_interfaces()).map(Answer::Interfaces)
             }
@@ -146,9 +145,6 @@ impl Ec2 {
                 answer::assigned(&call.send().await?)
             }
             Request::UnassignPrivateIpAddresses { eni, addresses, prefixes } => {
-                if addresses.is_empty() && prefixes.is_empty() {
-                    return Err(refused(format!("nothing to unassign from {eni}")));
-                }
                 let texts = |items: Vec<String>| (!items.is_empty()).then_some(items);
                 ec2.unassign_private_ip_addresses()
                     .network_interface_id(eni)
@@ -220,6 +216,21 @@ fn sorted(mut tags: Vec<(String, String)>) -> Vec<Tag> {
 /// EC2's numbers are signed.
 fn number(what: &str, value: u32) -> Result<i32, Failed> {
     i32::try_from(value).map_err(|_| refused(format!("{what} {value} is beyond what EC2 takes")))
+}
+
+/// What EC2 need not, or must not, be asked.
+fn without_a_call(request: &Request) -> Option<Result<Answer, CloudError>> {
+    let refuse = |message: String| Some(Err(refused(message).of(request.api())));
+    match request {
+        // Without ids EC2 would answer with the whole account.
+        Request::DescribeNetworkInterfaces { ids } if ids.is_empty() => Some(Ok(Answer::Interfaces(Vec::new()))),
+        Request::UnassignPrivateIpAddresses { eni, addresses, prefixes }
+            if addresses.is_empty() && prefixes.is_empty() =>
+        {
+            refuse(format!("neither an address nor a prefix to take from {eni}"))
+        }
+        _ => None,
+    }
 }
 
 /// Where "there is no such interface" is an answer, the reference does not count it as an error (spec 03 §12.1).
