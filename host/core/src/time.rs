@@ -18,9 +18,31 @@ pub fn rfc3339(unix_seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
 }
 
+/// RFC 3339 in UTC with as many digits of the second as it takes, at most nine.
+#[must_use]
+pub fn rfc3339_nanos(unix: std::time::Duration) -> String {
+    let mut text = rfc3339(unix.as_secs());
+    if unix.subsec_nanos() > 0 {
+        let fraction = format!("{:09}", unix.subsec_nanos());
+        text.pop();
+        text.push('.');
+        text.push_str(fraction.trim_end_matches('0'));
+        text.push('Z');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    use super::{rfc3339, rfc3339_nanos};
+
+    #[test]
+    fn fractions_end_with_their_last_digit() {
+        let at = |nanos| rfc3339_nanos(std::time::Duration::new(0, nanos));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(120_000_000), "1970-01-01T00:00:00.12Z");
+        assert_eq!(at(1), "1970-01-01T00:00:00.000000001Z");
+    }
 
     #[test]
     fn known_dates() {

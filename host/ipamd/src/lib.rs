@@ -1,6 +1,16 @@
-//! See docs/design.md.
+//! The node daemon: configuration, servers, and the driver of the pool manager. See docs/design.md.
 
+pub mod aws;
+pub mod clock;
 pub mod config;
+pub mod daemon;
+pub mod decisions;
+pub mod files;
+pub mod grpc;
 pub mod http;
+pub mod introspect;
 pub mod logging;
 pub mod metrics;
+pub mod network;
+pub mod pool;
+pub mod recovery;

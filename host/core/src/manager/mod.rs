@@ -170,6 +170,12 @@ impl Manager {
         self.unmanaged
     }
 
+    /// Chains of calls under way.
+    #[must_use]
+    pub fn jobs_under_way(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Whether a call is under way that may change the pool.
     #[must_use]
     pub fn busy(&self) -> bool {

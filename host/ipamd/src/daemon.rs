@@ -1,0 +1,316 @@
+//! From configuration to a serving daemon (spec 02 §12.2, §12.3), and back (§13).
+//!
+//! What the last run knew is served before EC2 is asked anything: IMDS, the checkpoint and the journal are local.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
+use reservoir_core::cloud::{Answer, CloudError, Instance, Request};
+use reservoir_core::limits::InstanceLimits;
+use reservoir_core::manager::{Event, Manager, Settings};
+use reservoir_policy::{Options, Policies};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::aws::Sdk;
+use crate::clock::{self, Clock};
+use crate::config::{Config, Effective, HostNetwork as Network, max_pods};
+use crate::grpc;
+use crate::introspect;
+use crate::metrics::{Backend, Metrics, StartFailure};
+use crate::network::{HostNetwork, KernelNetwork, NoNetwork};
+use crate::pool::{Edges, Pool};
+use crate::recovery;
+use crate::{files, http};
+
+/// How long the first load of a mounted policy may hold the first decision up.
+const FIRST_POLICY: Duration = Duration::from_secs(2);
+/// How long calls under way may take once the daemon is told to end; the kubelet waits 10 s.
+const LAST_CALLS: Duration = Duration::from_secs(8);
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// Whatever keeps it from serving, in words for the operator.
+pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
+    let started = Instant::now();
+    let clock = Clock::start();
+    metrics.install().context("metrics")?;
+    let result = start(&config, sdk, &metrics, clock).await;
+    metrics.node_initialised(result.is_ok(), started.elapsed());
+    let failure = if result.is_ok() { StartFailure::None } else { StartFailure::NodeInit };
+    metrics.started(failure, false, started.elapsed());
+    let Running { pool, facts, _watch, commands } = result?;
+
+    let driver = tokio::spawn(pool.clone().run(commands));
+    let writer = {
+        let pool = pool.clone();
+        std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || pool.write_checkpoints())
+            .context("the checkpoint thread")?
+    };
+    let figures = pool.clone();
+    metrics.set_pool_source(move || introspect::figures(&figures));
+    let mut servers = tokio::task::JoinSet::new();
+    if let Some(listen) = config.metrics.clone() {
+        servers.spawn(http::serve_metrics(listen, metrics.clone()));
+    }
+    if let Some(listen) = config.introspection.clone() {
+        let (config, state) = (config.clone(), Arc::new(introspect::State(pool.clone())));
+        servers.spawn(async move { http::serve_introspection(listen, &config, state).await });
+    }
+
+    let listener = grpc::listen(&config.reservoir.socket)
+        .with_context(|| format!("cannot listen on {}", config.reservoir.socket.display()))?;
+    tracing::info!(
+        socket = %config.reservoir.socket.display(),
+        took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "serving"
+    );
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = {
+        let pool = pool.clone();
+        async move {
+            end_asked().await;
+            tracing::info!("told to end: no more requests to EC2, calls under way finish");
+            pool.terminate();
+            // The receiver is gone only if serving has failed already.
+            let _ = stop.send(());
+        }
+    };
+    let serving = grpc::serve(listener, grpc::Service::new(pool.clone(), facts), shutdown);
+    tokio::pin!(serving);
+    let mut stopped = stopped;
+    let served = tokio::select! {
+        served = &mut serving => served,
+        _ = &mut stopped => match tokio::time::timeout(LAST_CALLS, &mut serving).await {
+            Ok(served) => served,
+            Err(_) => {
+                tracing::warn!("calls that did not end in time are cut off");
+                Ok(())
+            }
+        },
+    };
+    pool.stop();
+    drop(servers);
+    driver.abort();
+    if tokio::task::spawn_blocking(move || writer.join()).await.is_err() {
+        tracing::error!("the checkpoint thread did not end well");
+    }
+    if let Err(error) = fs::remove_file(&config.reservoir.socket) {
+        tracing::warn!(socket = %config.reservoir.socket.display(), "the socket stays: {error}");
+    }
+    served.map_err(|e| anyhow!("gRPC: {e}"))
+}
+
+async fn end_asked() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals cannot be watched; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+struct Running {
+    pool: Arc<Pool>,
+    facts: grpc::Facts,
+    _watch: Option<reservoir_policy::Watch>,
+    commands: tokio::sync::mpsc::UnboundedReceiver<reservoir_core::manager::Command>,
+}
+
+async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Result<Running> {
+    tracing::info!(
+        "no API server is used by this release: max-pods comes from {}, node labels are empty",
+        max_pods::FILE
+    );
+    // Compiling the built-in policy takes as long as all that IMDS tells: at the same time.
+    let policies = tokio::task::spawn_blocking(|| Policies::new(Options::default()));
+    let (cloud, instance) = AwsCloud::connect(cloud_config(config, sdk)).await.context("IMDS")?;
+    let cloud: Arc<dyn Cloud> = Arc::new(cloud);
+    tracing::info!(
+        instance = instance.instance_id,
+        r#type = instance.instance_type,
+        zone = instance.availability_zone,
+        "this is the node"
+    );
+    let limits = limits(&*cloud, &instance).await?;
+    let (effective, report) = config.validate(&limits);
+    report.log();
+    if report.is_fatal() {
+        return Err(anyhow!("the configuration does not fit this instance type; each problem is logged above"));
+    }
+    let (attached, vpc) = tokio::join!(
+        cloud.call(Request::AttachedInterfaces),
+        cloud.call(Request::VpcCidrs { mac: instance.mac.clone() })
+    );
+    let Answer::Attached(attached) = attached.context("the attached interfaces")? else {
+        return Err(anyhow!("IMDS: the attached interfaces were answered with something else"));
+    };
+    let Answer::VpcCidrs(vpc) = vpc.context("the VPC's address blocks")? else {
+        return Err(anyhow!("IMDS: the VPC's address blocks were answered with something else"));
+    };
+
+    let network: Arc<dyn HostNetwork> = match config.datapath.host_network {
+        Network::Kernel => Arc::new(KernelNetwork::new(config.datapath.clone(), metrics.clone())),
+        Network::None => Arc::new(NoNetwork),
+    };
+    metrics.connmark_backend(Backend::Iptables);
+    let checkpoint = config.provisioning.backing_store.clone();
+    let found = {
+        let (network, instance, vpc) = (network.clone(), instance.clone(), vpc.clone());
+        let (checkpoint, unix) = (checkpoint.clone(), clock.now().unix.as_secs());
+        tokio::task::spawn_blocking(move || -> Result<recovery::Found> {
+            network
+                .set_up_host(&instance.mac, instance.local_ipv4, &vpc)
+                .map_err(|e| anyhow!("failed to set up the host's network: {e}"))?;
+            let found = recovery::read(&checkpoint, &*network, unix)?;
+            network.prune(&found.prune);
+            Ok(found)
+        })
+        .await??
+    };
+
+    let policies = Arc::new(policies.await?.context("the built-in policy")?);
+    let journal = files::read_journal(&files::journal_path(&checkpoint));
+    let settings = settings(config, &instance, limits, effective);
+    let mut manager = Manager::new(settings);
+    manager.boot(clock.now(), &attached, journal);
+    let living: Vec<_> = found
+        .kept
+        .iter()
+        .filter_map(|(_, ip)| match ip {
+            std::net::IpAddr::V4(ip) => Some(*ip),
+            std::net::IpAddr::V6(_) => None,
+        })
+        .collect();
+    tracing::info!(pods = living.len(), "pods of the last run");
+    manager.restore(found.kept);
+    let refresh = network.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || refresh.refresh(&living)).await? {
+        tracing::warn!("rules of living pods were not looked at: {error}");
+    }
+
+    let edges = Edges { cloud, network, policies: policies.clone(), metrics: metrics.clone(), clock, checkpoint };
+    let (pool, commands) = Pool::new(manager, edges);
+    if found.rewrite
+        && let Err(error) = pool.write_now()
+    {
+        tracing::warn!("the checkpoint could not be written again: {error}");
+    }
+    let _watch = watch(config, metrics, &pool, policies).await;
+    let mut vpc_cidrs = vpc;
+    if !config.datapath.external_snat {
+        vpc_cidrs.extend(&config.datapath.exclude_snat_cidrs);
+    }
+    let facts = grpc::Facts {
+        external_snat: config.datapath.external_snat,
+        vpc_cidrs,
+        network_policy_mode: config.datapath.network_policy_mode.clone().unwrap_or_default(),
+        multi_nic: config.modes.multi_nic,
+        node_ip: instance.local_ipv4.to_string(),
+        instance_id: instance.instance_id,
+        region: instance.region,
+    };
+    Ok(Running { pool, facts, _watch, commands })
+}
+
+/// Watches the policy directory. Waits a moment for the first load, so that a mounted policy makes the first decision.
+async fn watch(
+    config: &Config,
+    metrics: &Metrics,
+    pool: &Arc<Pool>,
+    policies: Arc<Policies>,
+) -> Option<reservoir_policy::Watch> {
+    let (first, loaded) = oneshot::channel();
+    let first = std::sync::Mutex::new(Some(first));
+    let (for_snapshot, for_news, metrics) = (Arc::downgrade(pool), Arc::downgrade(pool), metrics.clone());
+    let snapshot = move || Some(for_snapshot.upgrade()?.look(|manager, now| manager.snapshot(now)));
+    let after = move |result: &Result<_, _>| {
+        metrics.policy_load(if result.is_ok() { "loaded" } else { "refused" });
+        if let Some(first) = first.lock().ok().and_then(|mut slot| slot.take()) {
+            // Nobody waits any more if it took long.
+            let _ = first.send(());
+        }
+        if let Some(pool) = for_news.upgrade()
+            && result.is_ok()
+        {
+            pool.tell(Event::PolicyChanged);
+        }
+    };
+    let dir = &config.reservoir.policy_dir;
+    match reservoir_policy::watch(policies, dir, snapshot, after) {
+        Ok(watch) => {
+            if dir.exists() && tokio::time::timeout(FIRST_POLICY, loaded).await.is_err() {
+                tracing::info!("the policy is still being compiled; the built-in one decides until then");
+            }
+            Some(watch)
+        }
+        Err(error) => {
+            tracing::error!("{error}; the built-in policy decides");
+            None
+        }
+    }
+}
+
+async fn limits(cloud: &dyn Cloud, instance: &Instance) -> Result<InstanceLimits> {
+    if let Some(limits) = InstanceLimits::of(&instance.instance_type) {
+        return Ok(limits);
+    }
+    let instance_type = instance.instance_type.clone();
+    match cloud.call(Request::DescribeInstanceType { instance_type }).await {
+        Ok(Answer::InstanceType(limits)) => Ok(limits),
+        Ok(_) => Err(anyhow!("DescribeInstanceTypes was answered with something else")),
+        Err(error) => {
+            let error: CloudError = error;
+            Err(error).context(format!("the limits of instance type {:?} are not known", instance.instance_type))
+        }
+    }
+}
+
+fn cloud_config(config: &Config, sdk: Sdk) -> CloudConfig {
+    CloudConfig {
+        imds: sdk.imds,
+        ca_bundle: sdk.ca_bundle,
+        ec2_endpoint: config.identity.ec2_endpoint.clone(),
+        http_timeout: config.identity.http_timeout,
+        version: config.identity.cni_version.clone(),
+    }
+}
+
+fn settings(config: &Config, instance: &Instance, limits: InstanceLimits, effective: Effective) -> Settings {
+    let content = fs::read_to_string(max_pods::FILE).unwrap_or_default();
+    let max_pods = max_pods::of_file(&content, &instance.instance_type).unwrap_or_else(|error| {
+        tracing::info!(default = max_pods::DEFAULT, "max-pods: {error}");
+        max_pods::DEFAULT
+    });
+    Settings {
+        instance: instance.clone(),
+        limits,
+        max_enis: effective.max_enis,
+        max_pods,
+        unit: effective.unit,
+        targets: config.targets(),
+        cooldown: Duration::from_secs(u64::try_from(config.pool.ip_cooldown_seconds).unwrap_or(0)),
+        node_name: config.identity.node_name.clone(),
+        labels: Vec::new(),
+        cluster_name: config.provisioning.cluster_name.clone(),
+        additional_tags: config.provisioning.additional_tags.clone().into_iter().collect(),
+        manage_untagged: config.provisioning.manage_untagged_eni,
+        subnet_discovery: config.provisioning.subnet_discovery,
+        provisioning: !config.provisioning.disabled,
+        ec2: !config.provisioning.imds_only,
+        add_wait: config.reservoir.add_wait,
+        // The standard library's hasher is seeded by the system: nodes must not back off in step.
+        seed: RandomState::new().build_hasher().finish(),
+        booted: clock::booted(),
+    }
+}

@@ -1,0 +1,277 @@
+//! The daemon's gRPC services: CNIBackend, ConfigServerBackend, health and reflection (spec 02 §2–§4).
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reservoir_core::ip::Ipv4Net;
+use reservoir_core::store::{Error as StoreError, Key, PodMeta, Released};
+use reservoir_rpc as rpc;
+use rpc::cni_backend_server::{CniBackend, CniBackendServer};
+use rpc::config_server_backend_server::{ConfigServerBackend, ConfigServerBackendServer};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+use crate::metrics::DelReason;
+use crate::pool::{AddError, DelError, Pool};
+use crate::recovery;
+
+/// What the replies carry beside the address.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub external_snat: bool,
+    /// The VPC's blocks, then those of AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS (spec 02 §3.4).
+    pub vpc_cidrs: Vec<Ipv4Net>,
+    /// Verbatim from NETWORK_POLICY_ENFORCING_MODE; empty if not set.
+    pub network_policy_mode: String,
+    pub multi_nic: bool,
+    pub node_ip: String,
+    pub instance_id: String,
+    pub region: String,
+}
+
+/// The services of one daemon.
+#[derive(Debug, Clone)]
+pub struct Service {
+    pool: Arc<Pool>,
+    facts: Arc<Facts>,
+    vpc_cidrs: Arc<Vec<String>>,
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(pool: Arc<Pool>, facts: Facts) -> Self {
+        let vpc_cidrs = Arc::new(facts.vpc_cidrs.iter().map(ToString::to_string).collect());
+        Self { pool, facts: Arc::new(facts), vpc_cidrs }
+    }
+}
+
+/// The version gate (spec 02 §2.3).
+#[expect(clippy::result_large_err, reason = "tonic's own type")]
+fn same_version(client: &str) -> Result<(), Status> {
+    if client == rpc::VERSION {
+        Ok(())
+    } else {
+        Err(Status::failed_precondition(rpc::wrong_version(client, rpc::VERSION)))
+    }
+}
+
+#[tonic::async_trait]
+impl CniBackend for Service {
+    async fn add_network(
+        &self,
+        request: Request<rpc::AddNetworkRequest>,
+    ) -> Result<Response<rpc::AddNetworkReply>, Status> {
+        let r = request.into_inner();
+        self.pool.metrics().add_request();
+        tracing::debug!(
+            namespace = r.k8s_pod_namespace,
+            pod = r.k8s_pod_name,
+            sandbox = r.container_id,
+            interface = r.if_name,
+            netns = r.netns,
+            "AddNetwork"
+        );
+        same_version(&r.client_version)?;
+        let refused = |why: &str| {
+            tracing::warn!(
+                namespace = r.k8s_pod_namespace,
+                pod = r.k8s_pod_name,
+                sandbox = r.container_id,
+                "no address: {why}"
+            );
+            // A soft failure, as the reference answers (spec 02 §2.4); old plugins see just that. The reason travels in
+            // a header that ours tells the runtime.
+            let mut response = Response::new(rpc::AddNetworkReply::default());
+            if let Ok(value) = why.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect::<String>().parse()
+            {
+                response.metadata_mut().insert(REASON_HEADER, value);
+            }
+            Ok(response)
+        };
+        for (name, value) in
+            [("ContainerID", &r.container_id), ("IfName", &r.if_name), ("NetworkName", &r.network_name)]
+        {
+            if value.is_empty() {
+                return refused(&format!("the request's {name} is empty"));
+            }
+        }
+        if r.requires_multi_nic_attachment {
+            return refused("the pod asks for several network cards and ENABLE_MULTI_NIC is not set");
+        }
+        let key = Key::new(r.network_name.as_str(), r.container_id.as_str(), r.if_name.as_str());
+        let pod = PodMeta { namespace: r.k8s_pod_namespace.clone(), name: r.k8s_pod_name.clone(), interfaces: 1 };
+        let assigned = match self.pool.add(&key, &pod).await {
+            Ok(assigned) => assigned,
+            Err(error @ (AddError::Refused(_) | AddError::Checkpoint(_))) => return refused(&error.to_string()),
+        };
+        tracing::info!(
+            namespace = r.k8s_pod_namespace,
+            pod = r.k8s_pod_name,
+            sandbox = r.container_id,
+            ip = %assigned.ip,
+            device = assigned.device_index,
+            "address assigned"
+        );
+        let facts = &self.facts;
+        Ok(Response::new(rpc::AddNetworkReply {
+            success: true,
+            ip_allocation_metadata: vec![metadata(assigned.ip, assigned.device_index, assigned.table)],
+            use_external_snat: facts.external_snat,
+            vpc_v4_cidrs: self.vpc_cidrs.as_ref().clone(),
+            network_policy_mode: facts.network_policy_mode.clone(),
+            ..rpc::AddNetworkReply::default()
+        }))
+    }
+
+    async fn del_network(
+        &self,
+        request: Request<rpc::DelNetworkRequest>,
+    ) -> Result<Response<rpc::DelNetworkReply>, Status> {
+        let r = request.into_inner();
+        self.pool.metrics().del_request(DelReason::of(&r.reason));
+        tracing::debug!(
+            namespace = r.k8s_pod_namespace,
+            pod = r.k8s_pod_name,
+            sandbox = r.container_id,
+            interface = r.if_name,
+            reason = r.reason,
+            "DelNetwork"
+        );
+        same_version(&r.client_version)?;
+        let key = Key::new(r.network_name.as_str(), r.container_id.as_str(), r.if_name.as_str());
+        let released = match self.release(&key, &r).await {
+            Ok(released) => released,
+            Err(error) => {
+                let code = match &error {
+                    DelError::Store(StoreError::UnknownPod) => Code::NotFound,
+                    _ => Code::Unknown,
+                };
+                // The reference's text of an error list; plugins search in it (spec 02 §2.4).
+                return Err(Status::new(code, format!("1 error occurred:\n\t* {error}\n\n")));
+            }
+        };
+        tracing::info!(
+            namespace = r.k8s_pod_namespace,
+            pod = r.k8s_pod_name,
+            sandbox = r.container_id,
+            ip = %released.ip,
+            "address released"
+        );
+        Ok(Response::new(rpc::DelNetworkReply {
+            success: true,
+            ip_allocation_metadata: vec![metadata(released.ip, released.device_index, released.table)],
+            network_policy_mode: self.facts.network_policy_mode.clone(),
+            ..rpc::DelNetworkReply::default()
+        }))
+    }
+}
+
+impl Service {
+    async fn release(&self, key: &Key, r: &rpc::DelNetworkRequest) -> Result<Released, DelError> {
+        match self.pool.del(key).await {
+            Err(DelError::Store(StoreError::UnknownPod)) if !r.k8s_pod_name.is_empty() => {
+                // A pod whose entry was rebuilt from the host after the checkpoint was lost.
+                self.pool.del(&recovery::key(&r.k8s_pod_namespace, &r.k8s_pod_name)).await
+            }
+            other => other,
+        }
+    }
+}
+
+/// Response header of a soft failure: why, for people.
+pub const REASON_HEADER: &str = "reservoir-reason";
+
+fn metadata(ip: IpAddr, device: u32, table: u32) -> rpc::IpAllocationMetadata {
+    let (ipv4_addr, ipv6_addr) = match ip {
+        IpAddr::V4(a) => (a.to_string(), String::new()),
+        IpAddr::V6(a) => (String::new(), a.to_string()),
+    };
+    rpc::IpAllocationMetadata {
+        ipv4_addr,
+        ipv6_addr,
+        device_number: i32::try_from(device).unwrap_or(i32::MAX),
+        route_table_id: i32::try_from(table).unwrap_or(i32::MAX),
+    }
+}
+
+#[tonic::async_trait]
+impl ConfigServerBackend for Service {
+    async fn get_network_policy_configs(
+        &self,
+        _: Request<()>,
+    ) -> Result<Response<rpc::NetworkPolicyAgentConfigReply>, Status> {
+        let facts = &self.facts;
+        Ok(Response::new(rpc::NetworkPolicyAgentConfigReply {
+            network_policy_mode: facts.network_policy_mode.clone(),
+            multi_nic_enabled: facts.multi_nic,
+            node_ipv4: facts.node_ip.clone(),
+            node_ipv6: String::new(),
+            instance_id: facts.instance_id.clone(),
+            region: facts.region.clone(),
+        }))
+    }
+}
+
+/// Listens on a unix socket that only root may open, from its first instant on (spec 02 §2.1, W1).
+///
+/// # Errors
+/// Those of the file system.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o117));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown` ends; calls under way then finish, health says NOT_SERVING first.
+///
+/// # Errors
+/// Those of the transport.
+pub async fn serve(
+    listener: UnixListener,
+    service: Service,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for name in rpc::HEALTH_SERVICES {
+        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+    let v1 = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(rpc::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let v1alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(rpc::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()?;
+    let ending = async move {
+        shutdown.await;
+        for name in rpc::HEALTH_SERVICES {
+            health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+        }
+    };
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(300)))
+        .add_service(CniBackendServer::new(service.clone()))
+        .add_service(ConfigServerBackendServer::new(service))
+        .add_service(health_service)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ending)
+        .await?;
+    Ok(())
+}

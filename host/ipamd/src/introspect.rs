@@ -1,0 +1,257 @@
+//! What the introspection endpoints show of the pool, and the pool's figures for metrics (spec 02 §8.3, §9).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reservoir_core::ip::IpNet;
+use reservoir_core::manager::{Manager, Now};
+use reservoir_core::store::{Assignment, CidrView, Time};
+use reservoir_core::time::rfc3339_nanos;
+use serde::Serialize;
+
+use crate::metrics::PoolFigures;
+use crate::pool::Pool;
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Card {
+    #[serde(rename = "TotalIPs")]
+    total: u64,
+    #[serde(rename = "AssignedIPs")]
+    assigned: u64,
+    #[serde(rename = "ENIs")]
+    enis: BTreeMap<String, Eni>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Eni {
+    #[serde(rename = "ID")]
+    id: String,
+    is_primary: bool,
+    is_trunk: bool,
+    #[serde(rename = "IsEFA")]
+    is_efa: bool,
+    device_number: u32,
+    #[serde(rename = "AvailableIPv4Cidrs")]
+    ipv4: BTreeMap<String, Cidr>,
+    #[serde(rename = "IPv6Cidrs")]
+    ipv6: BTreeMap<String, Cidr>,
+    #[serde(rename = "IsExcludedForPodIPs")]
+    excluded: bool,
+    #[serde(rename = "RouteTableID")]
+    table: u32,
+    #[serde(rename = "SubnetID")]
+    subnet: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Cidr {
+    cidr: Net,
+    #[serde(rename = "IPAddresses")]
+    addresses: BTreeMap<String, Address>,
+    is_prefix: bool,
+    address_family: &'static str,
+}
+
+#[derive(Serialize)]
+struct Net {
+    #[serde(rename = "IP")]
+    ip: IpAddr,
+    #[serde(rename = "Mask")]
+    mask: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Address {
+    address: IpAddr,
+    #[serde(rename = "IPAMKey")]
+    key: Key,
+    #[serde(rename = "IPAMMetadata")]
+    metadata: Metadata,
+    assigned_time: String,
+    unassigned_time: String,
+}
+
+/// Container and interface are never shown: with them anyone could forge a DEL.
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Key {
+    network_name: String,
+    #[serde(rename = "containerID")]
+    container_id: &'static str,
+    if_name: &'static str,
+}
+
+#[derive(Serialize, Default)]
+struct Metadata {
+    #[serde(rename = "k8sPodNamespace", skip_serializing_if = "String::is_empty")]
+    namespace: String,
+    #[serde(rename = "k8sPodName", skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(rename = "interfacesCount", skip_serializing_if = "is_zero")]
+    interfaces: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// `/v1/enis` (spec 02 §8.3).
+#[must_use]
+pub fn enis(pool: &Pool) -> String {
+    let cards = pool.look(|manager, now| {
+        let stats = manager.store().stats(now.mono);
+        let enis = manager.store().enis().map(|(spec, _)| {
+            let mut ipv4 = BTreeMap::new();
+            let mut ipv6 = BTreeMap::new();
+            for view in manager.store().cidrs(&spec.id, now.mono) {
+                let map = if view.net.is_ipv4() { &mut ipv4 } else { &mut ipv6 };
+                map.insert(view.net.to_string(), cidr(&view, now));
+            }
+            let eni = Eni {
+                id: spec.id.clone(),
+                is_primary: spec.primary,
+                is_trunk: spec.trunk,
+                is_efa: spec.efa,
+                device_number: spec.device_index,
+                ipv4,
+                ipv6,
+                excluded: spec.excluded,
+                table: spec.table,
+                subnet: spec.subnet.clone(),
+            };
+            (spec.id.clone(), eni)
+        });
+        BTreeMap::from([("0", Card { total: stats.total, assigned: stats.assigned, enis: enis.collect() })])
+    });
+    // Maps with string keys and plain values always serialise.
+    serde_json::to_string(&cards).unwrap_or_default()
+}
+
+fn cidr(view: &CidrView<'_>, now: Now) -> Cidr {
+    let addresses = view
+        .records
+        .iter()
+        .map(|(ip, assignment, released)| (ip.to_string(), address(*ip, *assignment, *released, now)));
+    Cidr {
+        cidr: Net { ip: view.net.network(), mask: mask(view.net) },
+        addresses: addresses.collect(),
+        is_prefix: !view.net.is_host(),
+        address_family: if view.net.is_ipv4() { "4" } else { "6" },
+    }
+}
+
+fn address(ip: IpAddr, assignment: Option<&Assignment>, released: Option<Time>, now: Now) -> Address {
+    let unassigned = released
+        .map_or_else(|| NEVER.to_owned(), |at| rfc3339_nanos(now.unix.saturating_sub(now.mono.saturating_sub(at))));
+    match assignment {
+        Some(a) => Address {
+            address: ip,
+            key: Key { network_name: a.key.network.clone(), ..Key::default() },
+            metadata: Metadata {
+                namespace: a.pod.namespace.clone(),
+                name: a.pod.name.clone(),
+                interfaces: a.pod.interfaces,
+            },
+            assigned_time: u64::try_from(a.timestamp)
+                .ok()
+                .filter(|t| *t > 0)
+                .map_or_else(|| NEVER.to_owned(), |t| rfc3339_nanos(Duration::from_nanos(t))),
+            unassigned_time: unassigned,
+        },
+        None => Address {
+            address: ip,
+            key: Key::default(),
+            metadata: Metadata::default(),
+            assigned_time: NEVER.to_owned(),
+            unassigned_time: unassigned,
+        },
+    }
+}
+
+fn mask(net: IpNet) -> String {
+    let bits = usize::from(net.length());
+    let bytes = if net.is_ipv4() { 4 } else { 16 };
+    let mask: Vec<u8> = (0..bytes)
+        .map(|i| match bits.saturating_sub(i * 8) {
+            0 => 0,
+            n if n >= 8 => 0xff,
+            n => 0xff << (8 - n),
+        })
+        .collect();
+    STANDARD.encode(mask)
+}
+
+/// `/v1/policy`: what is loaded and how it fares.
+#[must_use]
+pub fn policy(pool: &Pool) -> String {
+    serde_json::to_string(&pool.policies().status()).unwrap_or_default()
+}
+
+/// What the endpoints ask.
+#[derive(Debug)]
+pub struct State(pub Arc<Pool>);
+
+impl crate::http::Introspect for State {
+    fn enis(&self) -> String {
+        enis(&self.0)
+    }
+
+    fn eni_config(&self) -> Option<String> {
+        // Without an API server the node cannot be read (spec 02 §8.2).
+        None
+    }
+
+    fn policy(&self) -> String {
+        policy(&self.0)
+    }
+
+    fn decisions(&self) -> String {
+        self.0.decisions().json_lines()
+    }
+}
+
+/// The pool's figures at this moment.
+#[must_use]
+pub fn figures(pool: &Arc<Pool>) -> PoolFigures {
+    pool.look(|manager: &mut Manager, now| {
+        let store = manager.store();
+        let stats = store.stats(now.mono);
+        let settings = manager.settings();
+        let max_enis = u64::from(settings.max_enis.saturating_sub(manager.unmanaged()));
+        let per_slot = if settings.unit == reservoir_core::policy::Unit::Prefix { 16 } else { 1 };
+        let mut per_eni = Vec::new();
+        let mut per_cidr = Vec::new();
+        for (spec, _) in store.enis() {
+            let mut held = 0;
+            for view in store.cidrs(&spec.id, now.mono).filter(|v| v.assigned > 0) {
+                held += u64::from(view.assigned);
+                per_cidr.push((view.net.to_string(), u64::from(view.assigned)));
+            }
+            per_eni.push((spec.id.clone(), held));
+        }
+        PoolFigures {
+            max_enis,
+            max_ips: max_enis * u64::from(settings.limits.slots_per_eni()) * per_slot,
+            enis: stats.enis as u64,
+            ips: stats.total,
+            assigned: stats.assigned,
+            cooling: stats.cooling,
+            prefixes: stats.prefixes as u64,
+            waiting: manager.waiting() as u64,
+            ec2_in_flight: manager.jobs_under_way() as u64,
+            per_eni,
+            per_cidr,
+        }
+    })
+}

@@ -1,0 +1,127 @@
+//! What the last run left: the checkpoint, or, where that is damaged, what the host shows (spec 02 §6.5–§6.7).
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use reservoir_core::checkpoint::{self, Allocation, DropReason, ParseError};
+use reservoir_core::store::{Key, PodMeta};
+
+use crate::files;
+use crate::network::HostNetwork;
+
+/// Network name of entries that were rebuilt from the host; the container id is then the suffix of the pod's veth.
+const RECOVERED: &str = "_recovered-from-host";
+
+/// Why the daemon must not start: it would have to guess.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error("Error while reading datastore: {0}")]
+    Version(ParseError),
+    #[error("Error while reading datastore: failed ipam state recovery from backing store: {path}: {source}")]
+    Io { path: String, source: io::Error },
+    #[error("Error while reading datastore: the links of the host cannot be listed: {0}")]
+    Links(String),
+    #[error(
+        "Error while reading datastore: {path} is damaged ({reason}) and the host does not show its pods ({error}); \
+         remove the file if no pod runs"
+    )]
+    Unprovable { path: String, reason: String, error: String },
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub kept: Vec<(Allocation, IpAddr)>,
+    /// There was a file: it is written again, less what was dropped.
+    pub rewrite: bool,
+    /// Rules to be removed.
+    pub prune: Vec<IpAddr>,
+}
+
+/// The key under which a rebuilt entry of this pod stands.
+#[must_use]
+pub fn key(namespace: &str, name: &str) -> Key {
+    Key::new(RECOVERED, reservoir_net::names::suffix(namespace, name, 0), "unknown")
+}
+
+/// Reads the checkpoint and sorts it by what the host shows.
+///
+/// # Errors
+/// [`RecoveryError`]: nothing has been changed.
+pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result<Found, RecoveryError> {
+    files::remove_stale(path);
+    let shown = || path.display().to_string();
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        // A fresh boot: the directory is a tmpfs.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+        Err(source) => return Err(RecoveryError::Io { path: shown(), source }),
+    };
+    let allocations = match checkpoint::parse(&text) {
+        Ok(allocations) => allocations,
+        Err(error @ ParseError::Version(_)) => return Err(RecoveryError::Version(error)),
+        Err(ParseError::Malformed(reason)) => return rebuild(path, network, unix_seconds, reason),
+    };
+    let links = network.links().map_err(RecoveryError::Links)?;
+    let suffixes: HashSet<&str> = links.iter().filter_map(|l| l.get(l.len().checked_sub(11)?..)).collect();
+    let no_links = links.is_empty();
+    let (rebuilt, allocations): (Vec<_>, Vec<_>) = allocations.into_iter().partition(|a| a.key.network == RECOVERED);
+    // Without a kernel (RESERVOIR_HOST_NETWORK=none) there are no links to tell the living from the dead.
+    let live = |suffix: &str| no_links || suffixes.contains(suffix);
+    let mut sorted =
+        checkpoint::sort(allocations, false, |namespace, name| live(&reservoir_net::names::suffix(namespace, name, 0)));
+    for allocation in rebuilt {
+        match allocation.address(false) {
+            Some(address) if live(&allocation.key.container) => sorted.kept.push((allocation, address)),
+            _ => sorted.dropped.push((allocation, DropReason::StaleVeth)),
+        }
+    }
+    for (allocation, reason) in &sorted.dropped {
+        tracing::warn!(
+            namespace = allocation.pod.namespace,
+            pod = allocation.pod.name,
+            ip = allocation.ipv4,
+            ?reason,
+            "an entry of the checkpoint is dropped"
+        );
+    }
+    Ok(Found { kept: sorted.kept, rewrite: true, prune: sorted.prune })
+}
+
+/// The checkpoint is damaged: it is set aside, and the addresses that the host shows in use are marked so.
+fn rebuild(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, reason: String) -> Result<Found, RecoveryError> {
+    let shown = path.display().to_string();
+    let pods = match network.pods() {
+        Ok(pods) => pods,
+        Err(error) => return Err(RecoveryError::Unprovable { path: shown, reason, error }),
+    };
+    let aside = files::set_aside(path, unix_seconds).map_err(|source| RecoveryError::Io { path: shown, source })?;
+    let mut kept = Vec::new();
+    for (address, veth) in pods {
+        // Without a veth nobody can use the address, whatever rules are left.
+        let Some(veth) = veth else { continue };
+        let Some(suffix) = veth.len().checked_sub(11).and_then(|at| veth.get(at..)) else { continue };
+        let allocation = Allocation {
+            key: Key::new(RECOVERED, suffix, "unknown"),
+            ipv4: address.to_string(),
+            ipv6: String::new(),
+            timestamp: 0,
+            pod: PodMeta::default(),
+        };
+        kept.push((allocation, IpAddr::V4(address)));
+    }
+    tracing::error!(
+        file = %path.display(),
+        aside = %aside.display(),
+        pods = kept.len(),
+        "the checkpoint is damaged ({reason}): it was set aside, and the addresses of the pods that the host shows are \
+         kept in use"
+    );
+    Ok(Found { kept, rewrite: true, prune: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+use std::net::Ipv4Addr;
+
+use reservoir_core::ip::Ipv4Net;
+use reservoir_core::store::EniSpec;
+
+use super::*;
+
+/// A host with some links and pods; `None` fails.
+struct Host {
+    links: Option<Vec<&'static str>>,
+    pods: Option<Vec<(Ipv4Addr, Option<&'static str>)>>,
+}
+
+impl HostNetwork for Host {
+    fn set_up_host(&self, _: &str, _: Ipv4Addr, _: &[Ipv4Net]) -> Result<(), String> {
+        Ok(())
+    }
+    fn set_up_eni(&self, _: &EniSpec, _: Ipv4Net) -> Result<(), String> {
+        Ok(())
+    }
+    fn tear_down_eni(&self, _: &EniSpec) -> Result<(), String> {
+        Ok(())
+    }
+    fn links(&self) -> Result<Vec<String>, String> {
+        self.links.as_ref().map(|l| l.iter().map(ToString::to_string).collect()).ok_or("no netlink".to_owned())
+    }
+    fn pods(&self) -> Result<Vec<(Ipv4Addr, Option<String>)>, String> {
+        let pods = self.pods.as_ref().ok_or("no netlink".to_owned())?;
+        Ok(pods.iter().map(|(ip, veth)| (*ip, veth.map(str::to_owned))).collect())
+    }
+    fn prune(&self, _: &[IpAddr]) {}
+    fn refresh(&self, _: &[Ipv4Addr]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn file(content: Option<&str>) -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ipam.json");
+    if let Some(content) = content {
+        fs::write(&path, content).unwrap();
+    }
+    (dir, path)
+}
+
+#[test]
+fn a_damaged_checkpoint_is_set_aside_and_rebuilt_from_the_host() {
+    let (dir, path) = file(Some("{\"version\":\"vpc-cni-ipam/1\",\"alloca"));
+    let ip = Ipv4Addr::new(10, 0, 0, 5);
+    let veth = "enib5faff8a083";
+    let host =
+        Host { links: Some(vec!["lo", veth]), pods: Some(vec![(ip, Some(veth)), (Ipv4Addr::new(10, 0, 0, 6), None)]) };
+    let found = read(&path, &host, 7).unwrap();
+    assert_eq!(found.kept.len(), 1, "an address without a veth is in nobody's hands");
+    assert_eq!(found.kept[0].1, IpAddr::V4(ip));
+    // The DEL of that pod finds it by its names (spec 02 §6.6's test value).
+    assert_eq!(found.kept[0].0.key, key("kube-system", "coredns-57ff979f67-qqbdh"));
+    assert!(!path.exists());
+    let aside = dir.path().join("ipam.json.corrupt-7");
+    assert!(fs::read_to_string(aside).unwrap().ends_with("alloca"), "spec 02 §6.7: nothing is lost");
+}
+
+#[test]
+fn a_damaged_checkpoint_stays_where_nothing_can_be_proven() {
+    let (_dir, path) = file(Some("nonsense"));
+    let error = read(&path, &Host { links: None, pods: None }, 7).unwrap_err();
+    assert!(matches!(error, RecoveryError::Unprovable { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+}
+
+#[test]
+fn rebuilt_entries_live_as_long_as_their_veth() {
+    let entry = |suffix: &str, ip: &str| {
+        checkpoint::entry(&Key::new(RECOVERED, suffix, "unknown"), ip.parse().unwrap(), 0, &PodMeta::default())
+    };
+    let texts = [entry("b5faff8a083", "10.0.0.5"), entry("0d7763386da", "10.0.0.6")];
+    let content = checkpoint::render(texts.iter().map(String::as_str));
+    let (_dir, path) = file(Some(std::str::from_utf8(&content).unwrap()));
+    let host = Host { links: Some(vec!["lo", "enib5faff8a083"]), pods: None };
+    let found = read(&path, &host, 7).unwrap();
+    assert_eq!(found.kept.len(), 1);
+    assert_eq!(found.kept[0].1.to_string(), "10.0.0.5");
+}
+
+#[test]
+fn an_unknown_version_and_unlistable_links_are_fatal() {
+    let (_dir, path) = file(Some("{\"version\":\"vpc-cni-ipam/2\",\"allocations\":[]}"));
+    let host = || Host { links: None, pods: None };
+    let error = read(&path, &host(), 7).unwrap_err();
+    assert!(error.to_string().contains("vpc-cni-ipam/2/vpc-cni-ipam/1"), "{error}");
+    let (_dir, path) = file(Some("{\"version\":\"vpc-cni-ipam/1\",\"allocations\":[]}"));
+    assert!(matches!(read(&path, &host(), 7), Err(RecoveryError::Links(_))));
+    assert!(path.exists());
+}
