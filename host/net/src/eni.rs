@@ -11,13 +11,14 @@ use crate::kernel::Kernel;
 use crate::links;
 use crate::mac::MacAddr;
 use crate::netlink::reply::{AddressInfo, LinkInfo};
-use crate::plan::{OnFailure, Op, Route, Side, Step, apply};
+use crate::plan::{Executor, OnFailure, Op, Route, Side, Step, apply};
 use crate::prefix::IpPrefix;
 use crate::rule::{Family, PRIORITY_FROM_INTERFACE, Rule};
 use crate::table;
 
 /// How often a route is tried (spec 04 §1).
 const ROUTE_ATTEMPTS: u32 = 5;
+const WHAT: &str = "setupENINetwork";
 
 /// What a secondary interface is to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,14 +51,21 @@ pub struct EniFacts {
 /// [`Error::LinkNotFound`] if the interface does not appear within `patience` ([`links::APPEARANCE`] as the
 /// reference): try again when it has; [`Error::Invalid`] for the primary interface; otherwise the kernel's.
 pub fn set_up(setup: &EniSetup, patience: Duration) -> Result<LinkInfo, Error> {
-    const WHAT: &str = "setupENINetwork";
     validate(setup)?;
     let link = links::wait_for_mac(setup.mac, patience).map_err(|e| e.within(WHAT))?;
     let mut kernel = Kernel::host()?;
     let addresses = kernel.addresses(Side::Host, Family::V4, link.index)?;
     let facts = EniFacts { link, addresses };
-    apply(&plan(setup, &facts)?, &mut kernel, OnFailure::Stop).map_err(|e| e.within(WHAT))?;
+    carry_out(setup, &facts, &mut kernel)?;
     Ok(facts.link)
+}
+
+/// Carries the plan out on any executor.
+///
+/// # Errors
+/// As [`set_up`], without the wait.
+pub fn carry_out(setup: &EniSetup, facts: &EniFacts, executor: &mut impl Executor) -> Result<(), Error> {
+    apply(&plan(setup, facts)?, executor, OnFailure::Stop).map_err(|e| e.within(WHAT))
 }
 
 /// The steps of [`set_up`].

@@ -42,3 +42,4 @@ pub mod table;
 pub use error::Error;
 pub use mac::MacAddr;
 pub use prefix::IpPrefix;
+pub use rustix::io::Errno;

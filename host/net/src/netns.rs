@@ -32,7 +32,7 @@ impl Netns {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let missing = |errno| Error::NoSuchNamespace { path: path.to_owned(), errno };
         let file = File::open(path).map_err(|e| missing(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        let magic = i64::from(fstatfs(&file).map_err(missing)?.f_type);
+        let magic = fstatfs(&file).map_err(missing)?.f_type;
         if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
             return Err(Error::NotANamespace { path: path.to_owned(), magic });
         }

@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::mac::MacAddr;
 use crate::names;
 use crate::netns::Netns;
-use crate::plan::{OnFailure, Side, apply};
+use crate::plan::{Executor, OnFailure, Side, apply};
 use crate::table;
 
 pub use check::check;
@@ -69,38 +69,57 @@ pub struct PodLink {
 pub fn set_up(setup: &PodSetup) -> Result<Vec<PodLink>, Error> {
     validate(setup).map_err(|e| e.within("SetupPodNetwork"))?;
     let mut kernel = Kernel::host()?;
-    match wire(setup, &mut kernel) {
-        Ok(()) => setup.interfaces.iter().map(|interface| pod_link(interface, &mut kernel)).collect(),
-        Err((touched, error)) => {
-            let undo: Vec<_> = setup.interfaces.iter().take(touched).flat_map(plan_rollback).collect();
-            match apply(&undo, &mut kernel, OnFailure::Continue) {
-                Ok(()) => Err(error),
-                Err(left) => Err(Error::Several(vec![error, left.within("undoing it")])),
-            }
-        }
-    }
+    let enter = |kernel: &mut Kernel| kernel.enter(&Netns::open(&setup.netns)?);
+    wire(setup, &mut kernel, enter)?;
+    setup.interfaces.iter().map(|interface| pod_link(interface, &mut kernel)).collect()
 }
 
-/// Fails with the number of interfaces for which something may have been done.
-fn wire(setup: &PodSetup, kernel: &mut Kernel) -> Result<(), (usize, Error)> {
-    const VETH: &str = "SetupPodNetwork: failed to setup veth pair";
+/// The whole of [`set_up`] on any executor; `enter` is called when the pod's side is about to be needed.
+///
+/// # Errors
+/// As `set_up`.
+pub fn wire<E: Executor>(
+    setup: &PodSetup,
+    executor: &mut E,
+    mut enter: impl FnMut(&mut E) -> Result<(), Error>,
+) -> Result<(), Error> {
     for (index, interface) in setup.interfaces.iter().enumerate() {
-        let in_veth = |error: Error| error.within("failed to setup veth network").within(VETH);
-        let mac = MacAddr::random()
-            .map_err(|e| (index, Error::from_kernel("generating a MAC address".to_owned(), e).within(VETH)))?;
-        let plan = plan_interface(interface, index, setup.mtu, mac);
-        apply(&plan.prepare, kernel, OnFailure::Stop).map_err(|e| (index, e.within(VETH)))?;
-        if index == 0 {
-            Netns::open(&setup.netns).and_then(|pod| kernel.enter(&pod)).map_err(|e| (index, in_veth(e)))?;
+        let mut touched = index;
+        let done = wire_one(setup, index, interface, executor, &mut enter, &mut touched);
+        if let Err(error) = done {
+            let undo: Vec<_> = setup.interfaces.iter().take(touched).flat_map(plan_rollback).collect();
+            return match apply(&undo, executor, OnFailure::Continue) {
+                Ok(()) => Err(error),
+                Err(left) => Err(Error::Several(vec![error, left.within("undoing it")])),
+            };
         }
-        apply(&plan.create, kernel, OnFailure::Stop).map_err(|e| (index, in_veth(e)))?;
-        apply(&plan.container, kernel, OnFailure::Stop).map_err(|e| (index + 1, in_veth(e)))?;
-        apply(&plan.host, kernel, OnFailure::Stop).map_err(|e| {
-            let what = "SetupPodNetwork: unable to setup IP based container routes and rules";
-            (index + 1, e.within(what))
-        })?;
     }
     Ok(())
+}
+
+/// Counts the interface into `touched` as soon as something of it may have to be undone.
+fn wire_one<E: Executor>(
+    setup: &PodSetup,
+    index: usize,
+    interface: &PodInterface,
+    executor: &mut E,
+    enter: &mut impl FnMut(&mut E) -> Result<(), Error>,
+    touched: &mut usize,
+) -> Result<(), Error> {
+    const VETH: &str = "SetupPodNetwork: failed to setup veth pair";
+    let in_veth = |error: Error| error.within("failed to setup veth network").within(VETH);
+    let mac = MacAddr::random()
+        .map_err(|errno| Error::from_kernel("generating a MAC address".to_owned(), errno).within(VETH))?;
+    let plan = plan_interface(interface, index, setup.mtu, mac);
+    apply(&plan.prepare, executor, OnFailure::Stop).map_err(|e| e.within(VETH))?;
+    if index == 0 {
+        enter(executor).map_err(in_veth)?;
+    }
+    apply(&plan.create, executor, OnFailure::Stop).map_err(in_veth)?;
+    *touched = index + 1;
+    apply(&plan.container, executor, OnFailure::Stop).map_err(in_veth)?;
+    apply(&plan.host, executor, OnFailure::Stop)
+        .map_err(|e| e.within("SetupPodNetwork: unable to setup IP based container routes and rules"))
 }
 
 fn pod_link(interface: &PodInterface, kernel: &mut Kernel) -> Result<PodLink, Error> {
@@ -128,8 +147,16 @@ pub struct PodAddress {
 /// # Errors
 /// Everything that could not be removed.
 pub fn tear_down(addresses: &[PodAddress]) -> Result<(), Error> {
+    unwire(addresses, &mut Kernel::host()?)
+}
+
+/// The whole of [`tear_down`] on any executor.
+///
+/// # Errors
+/// As `tear_down`.
+pub fn unwire(addresses: &[PodAddress], executor: &mut impl Executor) -> Result<(), Error> {
     let steps: Vec<_> = addresses.iter().flat_map(plan_teardown).collect();
-    apply(&steps, &mut Kernel::host()?, OnFailure::Continue)
+    apply(&steps, executor, OnFailure::Continue)
         .map_err(|error| error.within("TeardownPodNetwork: unable to teardown IP based container routes and rules"))
 }
 

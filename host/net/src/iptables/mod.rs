@@ -19,6 +19,7 @@ use command::Programs;
 use ruleset::Table;
 
 pub use command::{Mode, Version};
+pub use nft::Once;
 
 /// How often a table is read and written when others change it meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -66,7 +67,7 @@ pub struct Iptables {
     programs: Programs,
     version: Version,
     /// The nftables form of the connmark rules, left by another program, has been looked for.
-    nft_cleaned: bool,
+    nft: Once,
 }
 
 impl Iptables {
@@ -77,7 +78,7 @@ impl Iptables {
     pub fn detect(program: &str) -> Result<Self, Error> {
         let programs = Programs::new(program);
         let version = programs.version()?;
-        Ok(Self { programs, version, nft_cleaned: false })
+        Ok(Self { programs, version, nft: Once::default() })
     }
 
     #[must_use]
@@ -96,11 +97,8 @@ impl Iptables {
         for table in TABLES {
             changes += self.write(table, |actual| diff::diff(&desired, actual))?;
         }
-        if !self.nft_cleaned {
-            match nft::delete_connmark_table() {
-                Ok(()) => self.nft_cleaned = true,
-                Err(errno) => tracing::warn!(%errno, "cannot look for the nftables table ip aws-cni"),
-            }
+        if let Err(errno) = self.nft.run(nft::delete_connmark_table) {
+            tracing::warn!(%errno, "cannot remove the nftables table ip aws-cni; trying again next time");
         }
         Ok(changes)
     }

@@ -17,6 +17,26 @@ const AF_INET: u8 = 2;
 const TABLE_NAME: &[u8] = b"aws-cni\0";
 const SEQUENCE: u32 = 2;
 
+/// A clean-up that is done once: after the first success it is not tried again.
+#[derive(Debug, Default)]
+pub struct Once {
+    done: bool,
+}
+
+impl Once {
+    /// Runs `clean_up` unless it has succeeded before.
+    ///
+    /// # Errors
+    /// Its error, after which it will be tried again.
+    pub fn run<E>(&mut self, clean_up: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if !self.done {
+            clean_up()?;
+            self.done = true;
+        }
+        Ok(())
+    }
+}
+
 /// Deletes table `ip aws-cni`. None, or a kernel without nftables, is fine.
 pub(super) fn delete_connmark_table() -> Result<(), Errno> {
     let error = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
@@ -30,12 +50,13 @@ pub(super) fn delete_connmark_table() -> Result<(), Errno> {
     loop {
         buffer.clear();
         socket.recv(&mut buffer, 0).map_err(error)?;
-        for message in Messages(&buffer) {
-            // A kernel without nftables refuses the batch as a whole.
-            match message.errno() {
-                None | Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::INVAL) => return Ok(()),
-                Some(errno) => return Err(errno),
-            }
+        // The acknowledgement of the deletion, or a refusal of the whole batch under another sequence number.
+        let answer = Messages(&buffer).find(|m| m.sequence == SEQUENCE || m.errno().is_some());
+        match answer.map(|m| m.errno()) {
+            None => {}
+            // No such table, or a kernel without nftables.
+            Some(None | Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::INVAL)) => return Ok(()),
+            Some(Some(errno)) => return Err(errno),
         }
     }
 }
