@@ -5,8 +5,9 @@
 #   policies/build.sh default    one, by the name of its directory
 #   OUT=DIR policies/build.sh    writes DIR/NAME.wasm instead, to compare with what is committed
 #
-# Needs `rustup target add wasm32-wasip2`. The same source gives the same bytes on every machine: the lock files and
-# rust-toolchain.toml pin what goes in, and no path of the machine is kept.
+# Needs `rustup target add wasm32-wasip2`. The lock files and rust-toolchain.toml pin what goes in, and no path of the
+# machine is kept: the built-in component comes out the same, byte for byte, on every machine. (The examples do where the
+# tree lies at the same path: their SDK is outside of their own workspace, so its path orders their functions.)
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
@@ -18,7 +19,7 @@ build() { # name, file name of the component, directory, cargo arguments
     # shellcheck disable=SC2086 # flags are words
     CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS="--remap-path-prefix=$root=reservoir \
 --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo" \
-        cargo build --quiet --target wasm32-wasip2 --target-dir "$target_dir" "$@"
+        cargo build --locked --quiet --target wasm32-wasip2 --target-dir "$target_dir" "$@"
     out=${OUT:+$OUT/$name.wasm}
     out=${out:-$dir/policy.wasm}
     cp "$target_dir/wasm32-wasip2/$profile/$file" "$out"

@@ -20,9 +20,10 @@
 //! ```
 //!
 //! Build with `cargo build --target wasm32-wasip2 --release`. The crate compiles natively too, so decisions can be
-//! tested with plain `cargo test`; [`export!`] does nothing there.
+//! tested with plain `cargo test` ([`sample`] has a node to start from).
 
 mod helpers;
+pub mod sample;
 
 #[doc(hidden)]
 #[allow(unsafe_code, missing_docs, missing_debug_implementations, reason = "generated")]
@@ -77,7 +78,7 @@ pub use bindings::sizing::reservoir::policy::types::{
 pub use bindings::subnets::exports::reservoir::policy::subnets::Guest as Subnets;
 
 /// Exports `$policy`'s functions from a component: `export!(MyPolicy: sizing)` or
-/// `export!(MyPolicy: sizing, planning, subnets)`. Nothing in a native build.
+/// `export!(MyPolicy: sizing, planning, subnets)`. A native build only checks that the functions are there.
 #[macro_export]
 macro_rules! export {
     ($policy:ident: $($interface:ident),+ $(,)?) => {
@@ -89,14 +90,26 @@ macro_rules! export {
 #[macro_export]
 macro_rules! __export_one {
     ($policy:ident sizing) => {
+        const _: fn() = || {
+            fn owns<T: $crate::Sizing>() {}
+            owns::<$policy>();
+        };
         #[cfg(target_arch = "wasm32")]
         $crate::bindings::sizing::export_sizing!($policy with_types_in $crate::bindings::sizing);
     };
     ($policy:ident planning) => {
+        const _: fn() = || {
+            fn owns<T: $crate::Planning>() {}
+            owns::<$policy>();
+        };
         #[cfg(target_arch = "wasm32")]
         $crate::bindings::planning::export_planning!($policy with_types_in $crate::bindings::planning);
     };
     ($policy:ident subnets) => {
+        const _: fn() = || {
+            fn owns<T: $crate::Subnets>() {}
+            owns::<$policy>();
+        };
         #[cfg(target_arch = "wasm32")]
         $crate::bindings::subnets::export_subnets!($policy with_types_in $crate::bindings::subnets);
     };
