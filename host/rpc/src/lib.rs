@@ -8,6 +8,9 @@
 //! ```
 
 #[cfg(feature = "client")]
+pub mod health;
+pub mod reason;
+#[cfg(feature = "client")]
 pub mod uds;
 
 /// Messages, clients and servers of package `rpc`.

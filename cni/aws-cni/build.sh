@@ -1,0 +1,14 @@
+#!/bin/sh
+# Builds the CNI plugin as one static binary: target/cni/aws-cni.
+# glibc's static libraries (libc6-dev on Debian, glibc-static on Fedora) are enough; no musl target is needed. The plugin
+# resolves no host or user names, which is all that glibc cannot do statically.
+set -eu
+cd "$(dirname "$0")/../.."
+# "rustc" and not RUSTFLAGS: the flags are for the binary only.
+cargo rustc --locked -p aws-cni --bin aws-cni --profile cni -- -C target-feature=+crt-static -C relocation-model=static
+binary="${CARGO_TARGET_DIR:-target}/cni/aws-cni"
+if command -v ldd >/dev/null && ldd "$binary" >/dev/null 2>&1; then
+    echo "$0: $binary is not static" >&2
+    exit 1
+fi
+echo "$binary: $(wc -c <"$binary") bytes"

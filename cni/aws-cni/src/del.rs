@@ -1,0 +1,150 @@
+//! DEL (spec 04 §2.7, §2.8): always leads towards "gone", whoever is down.
+//!
+//! ipamd is asked first, since its store knows better than a saved result which rules are the pod's. When it cannot say
+//! (down, or it gave the address back in an earlier DEL that did not come to its end, DW-6), the saved result is used,
+//! but only for an address that no other pod has been given since.
+
+use reservoir_net::pod::PodAddress;
+use reservoir_rpc::{DelNetworkReply, DeleteNpRequest, REASON_POD_DELETED, UNKNOWN_POD};
+use tonic::Code;
+
+use crate::add::{address_of, del_request, has_policy};
+use crate::error::Error;
+use crate::prev_result::SavedAddress;
+use crate::{Deps, Invocation};
+
+/// Gives a pod's addresses back and removes its rules and routes. The veth pair goes with the pod's namespace.
+///
+/// # Errors
+/// Code 999 in the words of spec 04 §2.6, when trying again can help.
+pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
+    let Invocation { env, conf, log, .. } = *invocation;
+    log.info(format_args!(
+        "Received CNI del request: ContainerID({}) Netns({}) IfName({}) Args({})",
+        env.container_id, env.netns, env.ifname, env.args
+    ));
+    if branch(invocation)? {
+        return Ok(());
+    }
+    match deps.peers.del_network(&conf.ipamd_socket, del_request(invocation, REASON_POD_DELETED)) {
+        Ok(reply) if reply.success => released(invocation, deps, &reply),
+        Ok(reply) => {
+            log.error(format_args!("ipamd refuses to delete {}: {reply:?}", env.container_id));
+            Err(Error::Plugin("del cmd: failed to process delete request".to_owned()))
+        }
+        Err(error) if error.code == Code::NotFound || error.message.contains(UNKNOWN_POD) => {
+            log.info(format_args!("ipamd does not know {}: already deleted, or never added", env.container_id));
+            from_saved(invocation, deps).map_err(|cause| tear_down_failed(&cause))
+        }
+        Err(error) => {
+            // Failing would only block the runtime: ipamd finds out later that the pod is gone.
+            log.error(format_args!("DelNetwork for sandbox {} failed: {error}", env.container_id));
+            if let Err(cause) = from_saved(invocation, deps) {
+                log.error(format_args!("Failed to tear down {} by its saved result: {cause}", env.container_id));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn tear_down_failed(cause: &str) -> Error {
+    Error::Plugin(format!("del cmd: failed on tear down pod network: {cause}"))
+}
+
+/// A pod with a branch interface, which ipamd need not be asked about: true if nothing is left to do.
+fn branch(invocation: &Invocation<'_>) -> Result<bool, Error> {
+    let Invocation { env, conf, args, log } = *invocation;
+    let failed = |cause| Error::Plugin(format!("del cmd: failed to delete with prevResult: {cause}"));
+    let Some(result) = &conf.prev_result else { return Ok(false) };
+    let Some(vlan) = result.branch_vlan(args).map_err(failed)? else { return Ok(false) };
+    if env.netns.is_empty() {
+        // The runtime deletes a sandbox twice; by the second time the vlan may be another pod's.
+        log.info(format_args!("Nothing to do for vlan {vlan} of {} without a namespace", env.container_id));
+        return Ok(true);
+    }
+    let saved = result.branch(vlan, &env.ifname).map_err(failed)?;
+    Err(failed(format!(
+        "{} has a branch interface (vlan {vlan}), which this version does not tear down",
+        saved.address
+    )))
+}
+
+/// ipamd has given the addresses back.
+fn released(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkReply) -> Result<(), Error> {
+    let Invocation { env, args, log, .. } = *invocation;
+    if reply.pod_vlan_id != 0 {
+        if env.netns.is_empty() {
+            return Ok(());
+        }
+        let vlan = reply.pod_vlan_id;
+        return Err(tear_down_failed(&format!(
+            "branch interface of vlan {vlan}, which this version does not tear down"
+        )));
+    }
+    let mut addresses = Vec::new();
+    for entry in &reply.ip_allocation_metadata {
+        match (address_of(entry), u32::try_from(entry.route_table_id)) {
+            (Ok(address), Ok(table)) => addresses.push(PodAddress { address, table }),
+            (Err(cause), _) => log.warn(format_args!("Skipped for {}: {cause}", env.container_id)),
+            (_, Err(_)) => {
+                log.warn(format_args!("Skipped for {}: negative route table in {entry:?}", env.container_id))
+            }
+        }
+    }
+    if addresses.is_empty() {
+        log.warn(format_args!("No address of {} in ipamd's reply", env.container_id));
+    } else {
+        deps.net.tear_down(&addresses).map_err(|error| tear_down_failed(&error.to_string()))?;
+    }
+    if has_policy(&reply.network_policy_mode) {
+        let request = DeleteNpRequest { k8s_pod_name: args.name.clone(), k8s_pod_namespace: args.namespace.clone() };
+        // The pod is gone either way (DW-7).
+        match deps.peers.delete_policy(request) {
+            Ok(true) => {}
+            Ok(false) => log.error("The network policy agent could not forget the pod"),
+            Err(error) => log.error(format_args!("The network policy agent does not answer: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Tears down by what ADD returned; does nothing, and says why, if that does not tell enough.
+fn from_saved(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), String> {
+    let Invocation { env, conf, args, log } = *invocation;
+    let Some(result) = &conf.prev_result else {
+        log.info(format_args!("No saved result of {}: nothing to tear down", env.container_id));
+        return Ok(());
+    };
+    let saved = match result.addresses(args, &env.ifname) {
+        Ok(saved) => saved,
+        Err(why) => {
+            log.info(format_args!("The saved result of {} is of no use: {why}", env.container_id));
+            return Ok(());
+        }
+    };
+    let mut ours = Vec::new();
+    for address in saved {
+        if still_ours(invocation, deps, &address)? {
+            ours.push(PodAddress { address: address.address, table: address.table });
+        } else {
+            log.info(format_args!("{} belongs to another pod by now: left alone", address.address));
+        }
+    }
+    if ours.is_empty() {
+        return Ok(());
+    }
+    deps.net.tear_down(&ours).map_err(|error| error.to_string())
+}
+
+/// Whether an address's rules can only be this pod's. A route over another interface is another pod's; one over an
+/// interface of this name may be a successor's, if this pod's own namespace is no more.
+fn still_ours(invocation: &Invocation<'_>, deps: Deps<'_>, saved: &SavedAddress) -> Result<bool, String> {
+    let netns = &invocation.env.netns;
+    match deps.net.route_device(saved.address) {
+        Ok(None) => Ok(true),
+        Ok(Some(device)) => {
+            Ok(device == saved.host_veth && !netns.is_empty() && deps.net.namespace_exists(netns.as_ref()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

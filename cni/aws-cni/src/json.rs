@@ -1,0 +1,55 @@
+//! JSON as the protocol's other implementations read and write it.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// The value of `key`, in any letter case: deployed configurations were only ever read that way (spec 04 §2.2).
+pub fn field<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let found = object
+        .get(key)
+        .or_else(|| object.iter().find(|(candidate, _)| candidate.eq_ignore_ascii_case(key)).map(|(_, value)| value));
+    found.filter(|value| !value.is_null())
+}
+
+/// The string at `key`, if there is one.
+pub fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, String> {
+    match field(object, key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(expected(key, "a string", other)),
+    }
+}
+
+/// The object at `key`, if there is one.
+pub fn object<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Map<String, Value>>, String> {
+    match field(parent, key) {
+        None => Ok(None),
+        Some(Value::Object(object)) => Ok(Some(object)),
+        Some(other) => Err(expected(key, "an object", other)),
+    }
+}
+
+/// The objects in the list at `key`; none if it is absent.
+pub fn objects<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Vec<&'a Map<String, Value>>, String> {
+    match field(parent, key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| item.as_object().ok_or_else(|| expected(key, "a list of objects", item))).collect()
+        }
+        Some(other) => Err(expected(key, "a list", other)),
+    }
+}
+
+fn expected(key: &str, kind: &str, got: &Value) -> String {
+    format!("{key:?} must be {kind}, but is {got}")
+}
+
+/// Four spaces deep, no newline at the end.
+pub fn to_indented<T: Serialize>(value: &T) -> String {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    // Neither strings nor maps with string keys can fail to serialise into memory, and JSON is UTF-8.
+    let _ = value.serialize(&mut serializer);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
