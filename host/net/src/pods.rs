@@ -54,6 +54,23 @@ pub fn find(rules: &[Rule], devices: &BTreeMap<IpPrefix, String>) -> Vec<HostPod
     pods.into_values().collect()
 }
 
+/// Everything on the host that names a pod's address, one line each: nothing after a complete DEL.
+///
+/// # Errors
+/// The kernel's.
+pub fn traces(address: Ipv4Addr) -> Result<Vec<String>, Error> {
+    let mut kernel = Kernel::host()?;
+    let pod = Some(IpAddr::from(address));
+    let names = |prefix: Option<IpPrefix>| prefix.map(IpPrefix::address) == pod;
+    let rules = kernel.rules(Side::Host, Family::V4)?;
+    let mut traces: Vec<String> =
+        rules.iter().filter(|r| names(r.from) || names(r.to)).map(|r| format!("rule {r}")).collect();
+    let routes = kernel.routes(Side::Host, Family::V4, table::MAIN, None)?;
+    let to_pod = routes.iter().filter(|r| names(Some(r.destination)));
+    traces.extend(to_pod.map(|r| format!("route {} over interface {:?}", r.destination, r.device_index)));
+    Ok(traces)
+}
+
 /// Removes the rules of a pod that is gone (spec 02 §7.2). The route went with the pod's interface. The caller makes
 /// sure that no living pod has the address.
 ///

@@ -169,7 +169,10 @@ fn pods_are_found_pruned_and_refreshed() {
     let summary: Vec<_> = shown.iter().map(|p| (p.address, p.host_veth.as_deref(), p.table)).collect();
     assert_eq!(summary, [(live, Some("eni1"), 2), (stale, None, 3)]);
 
+    assert_eq!(node.run(|| pods::traces(live)).unwrap().len(), 4);
+    assert_eq!(node.run(|| pods::traces(stale)).unwrap().len(), 2);
     node.run(|| pods::prune(stale)).unwrap();
+    assert_eq!(node.run(|| pods::traces(stale)).unwrap(), Vec::<String>::new());
     node.run(|| pods::refresh_from_rules(&[live])).unwrap();
     let rules = node.ip("rule show");
     assert!(!rules.contains("10.0.97.32"), "{rules}");

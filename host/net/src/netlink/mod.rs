@@ -15,12 +15,15 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket as RawSocket, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use message::Request;
 
 const HEADER_BYTES: usize = 16;
 /// The kernel never answers with more than 32 KiB at once.
 const RECEIVE_BYTES: usize = 64 * 1024;
+/// Answers are there when the request has been sent; this only keeps a caller from hanging for ever.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a dump that changed under the reader is read (spec 04 §1).
 const DUMP_ATTEMPTS: u32 = 5;
 
@@ -44,6 +47,7 @@ impl Socket {
         let raw = RawSocket::new(NETLINK_ROUTE)?;
         // Since Linux 4.20: dumps honour filters. Older kernels send everything, and readers filter again.
         let _older_kernel = raw.set_netlink_get_strict_chk(true);
+        set_socket_timeout(&raw, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
         Ok(Self { raw, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }
 
