@@ -14,10 +14,11 @@ use crate::imds::ImdsConfig;
 pub struct CloudConfig {
     pub imds: ImdsConfig,
     /// `AWS_EC2_ENDPOINT`: wins over the SDK's `AWS_ENDPOINT_URL_EC2` and `AWS_ENDPOINT_URL` (spec 03 W-1).
+    /// Empty is unset.
     pub ec2_endpoint: Option<String>,
     /// `HTTP_TIMEOUT`: the whole of one EC2 attempt, connection to last byte.
     pub http_timeout: Duration,
-    /// `AWS_CA_BUNDLE`: a file of PEM certificates to trust in place of the system's.
+    /// `AWS_CA_BUNDLE`: a file of PEM certificates to trust in place of the system's. Empty is unset.
     pub ca_bundle: Option<PathBuf>,
     /// `VPC_CNI_VERSION`, for the user agent; may be empty.
     pub version: String,
@@ -40,6 +41,8 @@ impl Default for CloudConfig {
 pub enum ConfigError {
     #[error("{variable}={value:?} is not an endpoint: {reason}; give a URL such as {example}")]
     Endpoint { variable: &'static str, value: String, reason: String, example: &'static str },
+    #[error("{variable}={value:?} is not {expected}")]
+    Value { variable: &'static str, value: String, expected: &'static str },
     #[error("AWS_CA_BUNDLE={path:?} holds no certificates to trust: {reason}; give a file of PEM certificates")]
     CaBundle { path: PathBuf, reason: String },
 }

@@ -3,6 +3,7 @@
 mod answer;
 mod client;
 mod error;
+mod retry;
 #[cfg(test)]
 mod tests;
 

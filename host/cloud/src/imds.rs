@@ -15,7 +15,7 @@ use crate::config::ConfigError;
 /// How to reach the metadata service (spec 03 §1.2).
 #[derive(Debug, Clone, Default)]
 pub struct ImdsConfig {
-    /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`; wins over `mode`.
+    /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`; wins over `mode`. Empty is unset.
     pub endpoint: Option<String>,
     /// `AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE`.
     pub mode: EndpointMode,
@@ -40,11 +40,10 @@ impl std::str::FromStr for EndpointMode {
         match text.to_ascii_lowercase().as_str() {
             "ipv4" | "" => Ok(Self::Ipv4),
             "ipv6" => Ok(Self::Ipv6),
-            _ => Err(ConfigError::Endpoint {
+            _ => Err(ConfigError::Value {
                 variable: "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE",
                 value: text.to_owned(),
-                reason: "it is neither IPv4 nor IPv6".to_owned(),
-                example: "IPv4",
+                expected: "IPv4 or IPv6",
             }),
         }
     }

@@ -125,6 +125,11 @@ const CASES: &[Case] = &[
         check: |o| o.said.contains("500") && o.ec2.len() == 2,
     },
     Case {
+        name: "a useless AWS_MAX_ATTEMPTS is named",
+        environment: &[(EC2_ENDPOINT, "$HERE"), ("AWS_MAX_ATTEMPTS", "0"), STATIC, SECRET],
+        check: |o| o.ec2.is_empty() && o.said.contains("AWS_MAX_ATTEMPTS=\"0\""),
+    },
+    Case {
         name: "a proxy is not asked for what is on this host",
         environment: &[(EC2_ENDPOINT, "$HERE"), ("HTTP_PROXY", "$NOWHERE"), ("http_proxy", "$NOWHERE")],
         check: |o| o.signed_by("ASIAEXAMPLEEXAMPLE01"),
@@ -175,7 +180,10 @@ async fn child(imds: String) {
         ec2_endpoint: std::env::var(EC2_ENDPOINT).ok(),
         ..CloudConfig::default()
     };
-    let (cloud, _) = AwsCloud::connect(config).await.unwrap();
+    let (cloud, _) = match AwsCloud::connect(config).await {
+        Ok(connected) => connected,
+        Err(error) => return print!("{error}"),
+    };
     match cloud.call(Request::DeleteNetworkInterface { eni: "eni-1".to_owned() }).await {
         Ok(_) => print!("done"),
         Err(error) => print!("{error}"),

@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::retry::ErrorKind;
 
+use super::retry;
 use crate::config::{CloudConfig, ConfigError, endpoint};
 use crate::credentials;
 use crate::http::LazyTlsClient;
@@ -48,12 +49,12 @@ impl Ec2 {
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_http_client(http.clone())
             .with_timeout_config(timeouts.clone());
-        // The loader adds what the SDK takes from the environment: AWS_MAX_ATTEMPTS (3), AWS_RETRY_MODE (standard),
-        // AWS_ENDPOINT_URL, FIPS and dual-stack switches.
+        // The loader adds what the SDK takes from the environment: AWS_ENDPOINT_URL, FIPS and dual-stack switches.
         let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .region(region)
             .http_client(http)
             .timeout_config(timeouts)
+            .retry_config(retry::config(|name| std::env::var(name).ok())?)
             .credentials_provider(credentials::chain(&provider, imds))
             .load()
             .await;

@@ -99,7 +99,8 @@ impl Imds {
     }
 
     pub(super) fn with_timing(config: &ImdsConfig, timing: Timing) -> Result<Self, ConfigError> {
-        let url = match (config.endpoint.as_deref(), config.mode) {
+        let given = config.endpoint.as_deref().filter(|url| !url.trim().is_empty());
+        let url = match (given, config.mode) {
             (Some(url), _) => url,
             (None, EndpointMode::Ipv4) => "http://169.254.169.254",
             (None, EndpointMode::Ipv6) => "http://[fd00:ec2::254]",
