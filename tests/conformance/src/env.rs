@@ -1,14 +1,15 @@
 //! `env.json`, and the kinds of `warm-pool.json` that are about the environment: run through the daemon's configuration.
 
 use reservoir_core::limits::{CardLimits, Hypervisor, InstanceLimits};
-use reservoir_core::policy::Unit;
+use reservoir_core::policy::{Targets, Unit};
 use reservoir_ipamd::config::{Config, Environment, Level, Listen, LogLevel, LogTo, Report, max_pods, parse};
+use reservoir_policy_default::sizing::ip_targets;
 use serde_json::{Value, json};
 
 use crate::{CaseResult, Outcome};
 
 /// Known by its content: variables and parse classes.
-pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
+pub(crate) fn run(file: &Value) -> Option<Vec<CaseResult>> {
     let classes = file.get("parse_classes")?.as_object()?;
     let variables = file.get("variables")?.as_array()?;
     let mut results = Vec::new();
@@ -29,7 +30,7 @@ pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
 }
 
 /// The result of one case of `warm-pool.json` if it is of one of our kinds.
-pub fn warm_pool_case(case: &Value) -> Option<CaseResult> {
+pub(crate) fn warm_pool_case(case: &Value) -> Option<CaseResult> {
     let (kind, name) = (case["kind"].as_str()?, case["name"].as_str().unwrap_or("(unnamed)"));
     let expected = &case["expected"];
     let environment = || -> Environment {
@@ -53,10 +54,14 @@ pub fn warm_pool_case(case: &Value) -> Option<CaseResult> {
                     let limits = limits(number("max_enis")?, number("ips_per_eni")? + 1, Hypervisor::Nitro);
                     json!(config.validate(&limits).0.max_enis)
                 }
-                _ => {
-                    let reason = "which target governs is the policy's decision (kinds target_state, pool_low, …)";
-                    return Some(skipped(kind, name, reason));
+                "warm_ip_targets_defined" => {
+                    let Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips } = config.targets();
+                    let targets = reservoir_policy_sdk::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips };
+                    json!(ip_targets(&targets))
                 }
+                // Always defined in prefix mode (spec 01 §1.3), and never otherwise.
+                "warm_prefix_target_defined" => json!(config.modes.prefix_delegation),
+                name => return Some(skipped(kind, name, "a derived value that is not known here")),
             };
             Some(compared(&expected["value"], &got))
         }
@@ -106,16 +111,21 @@ fn class_case(class: &str, case: &Value) -> CaseResult {
     let kind = format!("parse class {class}");
     let name = case["value"].to_string();
     let value = case["value"].as_str();
-    let number = |n: Result<i64, _>, otherwise: &str| n.map_or_else(|_: parse::Expected| json!(otherwise), |n| json!(n));
+    let number =
+        |n: Result<i64, _>, otherwise: &str| n.map_or_else(|_: parse::Expected| json!(otherwise), |n| json!(n));
     // Everywhere an empty value counts as unset.
     let got = match (class, value) {
         ("str-set-wins", Some("")) => return skipped(&kind, &name, EMPTY_IS_UNSET),
-        ("loglevel", value) => json!(value.and_then(|v| LogLevel::parse(v).ok()).unwrap_or(LogLevel::Debug).to_string()),
+        ("loglevel", value) => {
+            json!(value.and_then(|v| LogLevel::parse(v).ok()).unwrap_or(LogLevel::Debug).to_string())
+        }
         ("yesno", value) => value.and_then(parse::yes_no).map_or_else(|| json!("<unchanged>"), |on| json!(on)),
         ("int-positive-soft", None | Some("")) => json!("<ignored>"),
         ("int-validated", Some(v)) => number(parse::decimal(v), "<exit 1>"),
         (_, None | Some("")) => json!("<default>"),
-        ("bool-strict" | "bool-lenient-empty", Some(v)) => parse::boolean(v).map_or_else(|_| json!("<default>"), |b| json!(b)),
+        ("bool-strict" | "bool-lenient-empty", Some(v)) => {
+            parse::boolean(v).map_or_else(|_| json!("<default>"), |b| json!(b))
+        }
         ("int-nonneg-soft", Some(v)) => number(parse::decimal_from(v, 0).map(i64::from), "<default>"),
         ("int-positive-soft", Some(v)) => number(parse::decimal_from(v, 1).map(i64::from), "<ignored>"),
         ("int-min10", Some(v)) => number(parse::decimal_from(v, 10).map(i64::from), "<default>"),
@@ -179,7 +189,9 @@ fn wart(kind: &str, label: &str, name: &str, value: Option<&str>, config: &Confi
             let unset = Config::read(&Environment::from_iter([("ENABLE_IPv4", "true")])).0;
             CaseResult::compared(kind, label, format!("{unset:?}"), format!("{config:?}"))
         }
-        ("AWS_VPC_K8S_PLUGIN_LOG_FILE", Some(_)) => CaseResult::compared(kind, label, "exit 1", if report.is_fatal() { "exit 1" } else { "" }),
+        ("AWS_VPC_K8S_PLUGIN_LOG_FILE", Some(_)) => {
+            CaseResult::compared(kind, label, "exit 1", if report.is_fatal() { "exit 1" } else { "" })
+        }
         _ => skipped(kind, label, "a defect of a program that this release does not have"),
     }
 }
@@ -203,7 +215,9 @@ fn value_of(config: &Config, name: &str) -> Option<Value> {
         "WARM_IP_TARGET" => json!(pool.warm_ip_target),
         "MINIMUM_IP_TARGET" => json!(pool.minimum_ip_target),
         "WARM_PREFIX_TARGET" => json!(pool.warm_prefix_target),
-        "MAX_ENI" => pool.max_eni.map_or_else(|| json!("instance limit"), |n| json!(format!("min({n}, instance limit)"))),
+        "MAX_ENI" => {
+            pool.max_eni.map_or_else(|| json!("instance limit"), |n| json!(format!("min({n}, instance limit)")))
+        }
         "IP_COOLDOWN_PERIOD" => json!(pool.ip_cooldown_seconds),
         "ENABLE_IPv4" => json!(modes.ipv4),
         "ENABLE_IPv6" => json!(modes.ipv6),

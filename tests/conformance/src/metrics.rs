@@ -9,20 +9,30 @@ use serde_json::{Value, json};
 use crate::CaseResult;
 
 /// Known by its content: families and the default buckets.
-pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
+pub(crate) fn run(file: &Value) -> Option<Vec<CaseResult>> {
     let buckets = file.get("default_histogram_buckets")?.as_array()?;
     let families = file.get("metrics")?.as_array()?;
     let page = Metrics::new("v0").render();
     let mut results = Vec::new();
     for expected in families {
         let name = expected["name"].as_str().unwrap_or("(unnamed)");
-        results.push(CaseResult::compared("family", name, shape(expected), family::find(name).map_or(Value::Null, ours)));
+        results.push(CaseResult::compared(
+            "family",
+            name,
+            shape(expected),
+            family::find(name).map_or(Value::Null, ours),
+        ));
         if expected["buckets"] == "default" {
             let got = family::find(name).map_or(Value::Null, |f| match f.kind {
                 Kind::Histogram(bounds) => json!(bounds),
                 _ => Value::Null,
             });
-            results.push(CaseResult::compared("buckets", name, numbers(buckets), numbers(got.as_array().unwrap_or(&vec![]))));
+            results.push(CaseResult::compared(
+                "buckets",
+                name,
+                numbers(buckets),
+                numbers(got.as_array().unwrap_or(&vec![])),
+            ));
         }
         let unlabelled = expected["labels"].as_array().is_some_and(Vec::is_empty);
         if unlabelled && ["counter", "gauge"].contains(&expected["type"].as_str().unwrap_or_default()) {
@@ -34,7 +44,12 @@ pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
                 let mut got: Vec<_> = got.into_iter().filter(|v| values.contains(v)).collect();
                 values.sort_unstable();
                 got.sort_unstable();
-                results.push(CaseResult::compared("label_values", &format!("{name}{{{label}}}"), json!(values), json!(got)));
+                results.push(CaseResult::compared(
+                    "label_values",
+                    &format!("{name}{{{label}}}"),
+                    json!(values),
+                    json!(got),
+                ));
             }
         }
     }
