@@ -17,6 +17,7 @@ use crate::{
     bundle::{Bundle, Settings},
     call::{Answer, By, Called, Facts, Failure},
     digest::Digest,
+    guest::LogLine,
     limits::Limits,
     load::{Component, LoadError},
     runtime::{Runtime, RuntimeError},
@@ -52,7 +53,7 @@ pub enum PolicyError {
     Load(#[from] LoadError),
     /// It loads, but a try on the current snapshot failed, often by a setting that makes no sense to it.
     #[error("tried on a snapshot, {} of the {} component failed: {failure}", name(*function), by.label())]
-    Trial { by: By, function: Function, failure: Failure },
+    Trial { by: By, function: Function, failure: Failure, log: Vec<LogLine> },
 }
 
 pub(crate) fn name(function: Function) -> &'static str {
@@ -357,7 +358,12 @@ fn try_out(active: &Active, snapshot: Option<&Node>) -> Result<Vec<Called>, Poli
             active.decide(&facts, custom, &mut calls).and_then(|_| active.rank(&facts, custom, &request, &mut calls));
         if let (Err(Failed), Some((call, failure))) = (answered, failure(&calls)) {
             report(&calls);
-            return Err(PolicyError::Trial { by: call.by, function: call.function, failure: failure.clone() });
+            return Err(PolicyError::Trial {
+                by: call.by,
+                function: call.function,
+                failure: failure.clone(),
+                log: call.log.clone(),
+            });
         }
     }
     Ok(calls)

@@ -1,0 +1,68 @@
+//! `policy-test`: what a policy's author runs on a laptop or in CI. It uses the daemon's own runtime, limits and checks,
+//! so what works here works on a node.
+
+mod check;
+mod explain;
+mod input;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Try a Reservoir policy without a node")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load a component and show what it exports, imports and costs; fails if it does not load or answer
+    Check {
+        /// The component, such as policy.wasm
+        file: PathBuf,
+        #[command(flatten)]
+        settings: SettingsArg,
+        /// Print JSON for machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all numbers of one snapshot, the targets and the plan
+    Explain {
+        /// A node as JSON (docs/policy-contract.md); - reads standard input
+        snapshot: PathBuf,
+        /// The component that decides; without it the built-in one
+        #[arg(long, value_name = "FILE.wasm")]
+        policy: Option<PathBuf>,
+        #[command(flatten)]
+        settings: SettingsArg,
+        /// Print JSON for machines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct SettingsArg {
+    /// Settings as on a node: name and value, names with prefix `builtin.` for the built-in component
+    #[arg(long, value_name = "K=V", num_args = 1.., value_parser = input::setting)]
+    settings: Vec<(String, String)>,
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Check { file, settings, json } => check::run(&file, settings.settings, json),
+        Command::Explain { snapshot, policy, settings, json } => {
+            explain::run(&snapshot, policy.as_deref(), settings.settings, json)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("policy-test: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
