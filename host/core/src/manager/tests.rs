@@ -1,1 +1,642 @@
+//! The manager under virtual time, against a small cloud that obeys a few of EC2's rules and fails on request. The
+//! policy is a few lines here: hold what waits and `warm` more.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::cloud::{
+    Answer, AttachedInterface, CloudError, Device, Instance, Interface, InterfaceAttachment, Request, SubnetFacts,
+};
+use crate::limits::InstanceLimits;
+use crate::policy::{Assign, CreateEni, Growth, Node, Plan, Targets, Unit};
+
+const SLOTS: u32 = 3;
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Everything around the manager: a queue of events and the clock.
+struct World {
+    m: Manager,
+    at: Duration,
+    queue: BTreeMap<(Duration, u64), Event>,
+    sequence: u64,
+    ec2: Ec2,
+    warm: u32,
+    release_all: bool,
+    answers: BTreeMap<WaiterId, Result<String, Refusal>>,
+    calls: Vec<String>,
+    journal: Journal,
+    logs: Vec<String>,
+    policy_is_silent: bool,
+    set_up_fails: bool,
+}
+
+/// EC2: one subnet, interfaces with addresses.
+#[derive(Default)]
+struct Ec2 {
+    free: u32,
+    next: u32,
+    /// Id to (attached device, secondary addresses).
+    enis: BTreeMap<String, (Option<u32>, BTreeSet<Ipv4Addr>)>,
+    faults: VecDeque<(&'static str, ErrorKind)>,
+}
+
+impl Ec2 {
+    fn address(&mut self) -> Ipv4Addr {
+        self.free -= 1;
+        self.next += 1;
+        Ipv4Addr::from(0x0a00_0000 + self.next)
+    }
+
+    fn interface(&self, id: &str) -> Interface {
+        let (device, secondary) = &self.enis[id];
+        Interface {
+            eni: id.to_owned(),
+            mac: String::new(),
+            subnet: "subnet-1".to_owned(),
+            interface_type: "interface".to_owned(),
+            description: "aws-K8S-i-1".to_owned(),
+            status: if device.is_some() { "in-use" } else { "available" }.to_owned(),
+            tags: vec![("node.k8s.amazonaws.com/createdAt".to_owned(), "1970-01-01T00:00:00Z".to_owned())],
+            security_groups: vec!["sg-1".to_owned()],
+            primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
+            secondary: secondary.iter().copied().collect(),
+            prefixes: vec![],
+            attachment: device.map(|device_index| InterfaceAttachment {
+                id: format!("attach-{id}"),
+                device_index,
+                card: 0,
+                delete_on_termination: true,
+                status: "attached".to_owned(),
+            }),
+            connection_tracking: None,
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Answer, CloudError> {
+        let error = |kind| {
+            Err(CloudError { api: request.api(), kind, code: format!("{kind:?}"), message: String::new() })
+        };
+        if self.faults.front().is_some_and(|(api, _)| *api == request.api()) {
+            let (_, kind) = self.faults.pop_front().unwrap();
+            return error(kind);
+        }
+        match request {
+            Request::PrimarySecurityGroups { .. } => Ok(Answer::SecurityGroups(vec!["sg-1".to_owned()])),
+            Request::DescribeSubnets { .. } => Ok(Answer::Subnets(vec![SubnetFacts {
+                id: "subnet-1".to_owned(),
+                cidr: Some("10.0.0.0/20".parse().unwrap()),
+                ipv6: false,
+                free_ips: self.free,
+                tags: vec![],
+            }])),
+            Request::AssignPrivateIpAddresses { eni, count, .. } => {
+                if self.free < *count {
+                    return error(ErrorKind::NoFreeAddress);
+                }
+                if self.enis[eni].1.len() as u32 + count > SLOTS {
+                    return error(ErrorKind::AddressLimit);
+                }
+                let addresses: Vec<Ipv4Addr> = (0..*count).map(|_| self.address()).collect();
+                self.enis.get_mut(eni).unwrap().1.extend(&addresses);
+                Ok(Answer::Assigned { addresses, prefixes: vec![] })
+            }
+            Request::CreateNetworkInterface(c) => {
+                assert!(!c.security_groups.is_empty() && c.tags.is_sorted(), "{c:?}");
+                if self.free < c.count + 1 {
+                    return error(ErrorKind::NoFreeAddress);
+                }
+                self.free -= 1;
+                let addresses = (0..c.count).map(|_| self.address()).collect();
+                let id = format!("eni-{}", self.next);
+                self.enis.insert(id.clone(), (None, addresses));
+                Ok(Answer::Interfaces(vec![self.interface(&id)]))
+            }
+            Request::AttachNetworkInterface { eni, device_index, .. } => {
+                if self.enis.values().any(|(d, _)| *d == Some(*device_index)) {
+                    return error(ErrorKind::InUse);
+                }
+                self.enis.get_mut(eni).unwrap().0 = Some(*device_index);
+                Ok(Answer::Attachment { id: format!("attach-{eni}") })
+            }
+            Request::DetachNetworkInterface { attachment } => {
+                let eni = attachment.strip_prefix("attach-").unwrap();
+                match self.enis.get_mut(eni) {
+                    Some((device, _)) => *device = None,
+                    None => return error(ErrorKind::NotFound),
+                }
+                Ok(Answer::Done)
+            }
+            Request::DeleteNetworkInterface { eni } => match self.enis.remove(eni) {
+                Some((None, secondary)) => {
+                    self.free += secondary.len() as u32 + 1;
+                    Ok(Answer::Done)
+                }
+                Some(attached) => {
+                    self.enis.insert(eni.clone(), attached);
+                    error(ErrorKind::InUse)
+                }
+                None => error(ErrorKind::NotFound),
+            },
+            Request::UnassignPrivateIpAddresses { eni, addresses, .. } => {
+                let held = &mut self.enis.get_mut(eni).unwrap().1;
+                for address in addresses {
+                    assert!(held.remove(address), "{address} is not on {eni}");
+                    self.free += 1;
+                }
+                Ok(Answer::Done)
+            }
+            Request::DescribeInstance { .. } => Ok(Answer::Devices(
+                self.enis
+                    .iter()
+                    .filter_map(|(id, (d, _))| Some(Device { eni: id.clone(), device_index: (*d)?, card: 0 }))
+                    .collect(),
+            )),
+            Request::DescribeNetworkInterfaces { ids } => {
+                if ids.iter().any(|id| !self.enis.contains_key(id)) {
+                    return error(ErrorKind::NotFound);
+                }
+                Ok(Answer::Interfaces(ids.iter().map(|id| self.interface(id)).collect()))
+            }
+            Request::DescribeDetachedInterfaces { .. } => {
+                let loose = self.enis.iter().filter(|(_, (d, _))| d.is_none());
+                Ok(Answer::Interfaces(loose.map(|(id, _)| self.interface(id)).collect()))
+            }
+            Request::AttachedInterfaces => Ok(Answer::Attached(self.attached())),
+            Request::CreateTags { .. } | Request::SetDeleteOnTermination { .. } => Ok(Answer::Done),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn attached(&self) -> Vec<AttachedInterface> {
+        let attached = self.enis.iter().filter_map(|(id, (device, secondary))| {
+            Some(AttachedInterface {
+                eni: id.clone(),
+                mac: String::new(),
+                device_index: (*device)?,
+                card: 0,
+                subnet: "subnet-1".to_owned(),
+                subnet_cidr: Some("10.0.0.0/20".parse().unwrap()),
+                primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
+                secondary: secondary.iter().copied().collect(),
+                prefixes: vec![],
+            })
+        });
+        attached.collect()
+    }
+}
+
+fn settings() -> Settings {
+    let text = |s: &str| s.to_owned();
+    Settings {
+        instance: Instance {
+            region: text("r"),
+            availability_zone: text("ra"),
+            local_ipv4: Ipv4Addr::new(10, 0, 9, 9),
+            instance_id: text("i-1"),
+            instance_type: text("t"),
+            mac: text("02:00:00:00:00:00"),
+            primary_eni: text("eni-0"),
+            subnet: text("subnet-1"),
+            vpc: text("vpc-1"),
+        },
+        limits: InstanceLimits {
+            enis: 3,
+            ipv4_per_eni: SLOTS + 1,
+            default_card: 0,
+            hypervisor: crate::limits::Hypervisor::Nitro,
+            bare_metal: false,
+            cards: vec![],
+        },
+        max_enis: 3,
+        max_pods: 110,
+        unit: Unit::Ip,
+        targets: Targets::default(),
+        cooldown: Duration::from_secs(30),
+        node_name: String::new(),
+        labels: vec![],
+        cluster_name: String::new(),
+        additional_tags: vec![],
+        manage_untagged: true,
+        subnet_discovery: true,
+        provisioning: true,
+        ec2: true,
+        add_wait: Duration::from_secs(8),
+        seed: 1,
+        booted: Duration::ZERO,
+    }
+}
+
+impl World {
+    /// A fresh node: the primary interface alone, `free` addresses in the subnet.
+    fn new(free: u32, warm: u32) -> Self {
+        let mut ec2 = Ec2 { free, ..Ec2::default() };
+        ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+        Self::on(ec2, warm, Journal::default())
+    }
+
+    fn on(ec2: Ec2, warm: u32, journal: Journal) -> Self {
+        let mut m = Manager::new(settings());
+        m.boot(Now { mono: Duration::ZERO, unix: Duration::from_secs(1_000_000_000) }, &ec2.attached(), journal);
+        let mut world = Self {
+            m,
+            at: Duration::ZERO,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            ec2,
+            warm,
+            release_all: false,
+            answers: BTreeMap::new(),
+            calls: vec![],
+            journal: Journal::default(),
+            logs: vec![],
+            policy_is_silent: false,
+            set_up_fails: false,
+        };
+        world.commands();
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.at, unix: Duration::from_secs(1_000_000_000) + self.at }
+    }
+
+    fn later(&mut self, delay: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.at + ms(delay), self.sequence), event);
+    }
+
+    fn commands(&mut self) {
+        for command in self.m.take_commands() {
+            match command {
+                Command::Decide { node } => {
+                    let plan = (!self.policy_is_silent).then(|| self.policy(&node));
+                    let decided = Decided {
+                        node,
+                        plan,
+                        targets: vec![],
+                        reason: "test".to_owned(),
+                        wake_after: None,
+                        refresh_subnets: false,
+                    };
+                    self.later(1, Event::Decided(Box::new(decided)));
+                }
+                Command::Rank { job, node, .. } => {
+                    let subnets = Ok(node.subnets.iter().map(|s| s.id.clone()).collect());
+                    self.later(1, Event::Ranked { job, subnets });
+                }
+                Command::Cloud { job, request } => {
+                    self.calls.push(request.api().to_owned());
+                    let delay = match request {
+                        Request::CreateNetworkInterface(_) => 500,
+                        Request::AttachNetworkInterface { .. } => 1000,
+                        Request::AssignPrivateIpAddresses { .. } => 300,
+                        _ => 10,
+                    };
+                    let result = self.ec2.call(&request);
+                    self.later(delay, Event::Cloud { job, result });
+                }
+                Command::SetUpEni { job, .. } => {
+                    let result = if self.set_up_fails { Err("no link".to_owned()) } else { Ok(()) };
+                    self.later(50, Event::EniReady { job, result });
+                }
+                Command::Resolve { waiter, outcome } => {
+                    self.answers.insert(waiter, outcome.map(|a| a.ip.to_string()));
+                }
+                Command::Journal(journal) => self.journal = journal,
+                Command::Log { text, .. } => self.logs.push(text),
+                Command::TearDownEni { .. } | Command::Record(_) | Command::Count(_) => {}
+            }
+        }
+    }
+
+    /// Grows by what is missing, on what is there before on something new; releases all that is free if told so.
+    fn policy(&self, node: &Node) -> Plan {
+        let card = &node.cards[0];
+        let free: u32 = node.enis.iter().flat_map(|e| &e.cidrs).map(|c| c.size - c.assigned - c.cooling).sum();
+        let mut plan = Plan::default();
+        let wanted = card.waiting + self.warm;
+        let missing = wanted.saturating_sub(free + card.ips_in_flight);
+        if missing > 0 {
+            for eni in &node.enis {
+                let count = missing.min(SLOTS - eni.cidrs.len() as u32);
+                if count > 0 {
+                    plan.grow.push(Growth::Assign(Assign { eni: eni.id.clone(), unit: Unit::Ip, count }));
+                }
+            }
+            plan.grow.push(Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: missing.min(SLOTS) }));
+        } else if self.release_all {
+            plan.release = node.enis.iter().flat_map(|e| &e.cidrs).filter(|c| c.assigned == 0).map(|c| c.id).collect();
+            plan.remove = node.enis.iter().skip(1).map(|e| e.id.clone()).collect();
+        }
+        plan
+    }
+
+    /// Lets time pass until nothing more happens before `until`.
+    fn run(&mut self, seconds: u64) {
+        let end = self.at + Duration::from_secs(seconds);
+        loop {
+            let event = self.queue.keys().next().map(|(at, _)| *at);
+            let next = self.m.next_deadline(self.now()).max(self.at).min(event.unwrap_or(end));
+            if next >= end {
+                self.at = end;
+                return;
+            }
+            self.at = next;
+            if event == Some(next) {
+                let (_, event) = self.queue.pop_first().unwrap();
+                self.m.handle(self.now(), event);
+            } else {
+                self.m.tick(self.now());
+            }
+            self.commands();
+        }
+    }
+
+    fn add(&mut self, pod: &str) -> Result<String, WaiterId> {
+        let now = self.now();
+        let added = self.m.add(now, &Key::new("n", pod, "eth0"), &PodMeta::default());
+        self.commands();
+        match added {
+            Add::Assigned(a) => Ok(a.ip.to_string()),
+            Add::Waiting(id) => Err(id),
+            Add::Refused(refusal) => panic!("{refusal}"),
+        }
+    }
+
+    fn del(&mut self, pod: &str) {
+        let now = self.now();
+        self.m.del(now, &Key::new("n", pod, "eth0")).unwrap();
+        self.commands();
+    }
+
+    fn count(&self, api: &str) -> usize {
+        self.calls.iter().filter(|c| *c == api).count()
+    }
+
+    /// What must hold whenever nothing is under way.
+    fn check(&self) {
+        let held: BTreeSet<String> =
+            self.ec2.enis.values().filter(|(d, _)| d.is_some()).flat_map(|(_, s)| s).map(ToString::to_string).collect();
+        let ours: BTreeSet<String> = self
+            .m
+            .store()
+            .enis()
+            .flat_map(|(e, _)| self.m.store().cidrs(&e.id, self.at).map(|c| c.net.network().to_string()))
+            .collect();
+        assert_eq!(ours, held, "the store and EC2 agree");
+        assert!(self.ec2.enis.values().all(|(d, _)| d.is_some()), "nothing is left behind");
+        let pods: Vec<_> = self.m.store().assignments().map(|(ip, _)| ip).collect();
+        assert_eq!(pods.iter().collect::<BTreeSet<_>>().len(), pods.len(), "no address twice");
+    }
+}
+
+#[test]
+fn a_fresh_node_fills_up_to_what_the_policy_wants() {
+    let mut w = World::new(100, 2);
+    w.run(5);
+    assert_eq!(w.m.store().stats(w.at).total, 2);
+    assert_eq!(w.count("AssignPrivateIpAddresses"), 1);
+    w.check();
+    let calls = w.calls.len();
+    w.run(500);
+    assert_eq!(w.calls.len(), calls, "a settled node calls nobody");
+}
+
+#[test]
+fn waiting_pods_are_served_in_order_and_interfaces_come_at_the_same_time() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    let ids: Vec<WaiterId> = (0..8).map(|i| w.add(&i.to_string()).unwrap_err()).collect();
+    w.run(4);
+    let got: Vec<String> = ids.iter().map(|id| w.answers[id].clone().unwrap()).collect();
+    assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 8);
+    assert_eq!(w.count("CreateNetworkInterface"), 2);
+    // 3 on the primary, then two interfaces made side by side: 0.5 s + 1 s + set-up, not twice that.
+    assert_eq!(w.m.waiting(), 0);
+    w.check();
+}
+
+#[test]
+fn the_limit_of_the_node_is_named_at_once() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    let ids: Vec<WaiterId> = (0..10).map(|i| w.add(&i.to_string()).unwrap_err()).collect();
+    w.run(5);
+    let refused: Vec<_> = ids.iter().filter_map(|id| w.answers[id].clone().err()).collect();
+    assert_eq!(refused, [Refusal::EniLimit { enis: 3, ips: 9 }]);
+    let start = w.at;
+    let id = w.add("one more").unwrap_err();
+    w.run(1);
+    assert!(w.answers[&id].is_err() && w.at - start <= Duration::from_secs(1), "it does not wait for nothing");
+    w.check();
+}
+
+#[test]
+fn a_full_subnet_gives_what_it_has_and_is_named() {
+    let mut w = World::new(5, 0);
+    w.run(1);
+    let ids: Vec<WaiterId> = (0..8).map(|i| w.add(&i.to_string()).unwrap_err()).collect();
+    w.run(7);
+    let (served, refused): (Vec<_>, Vec<_>) = ids.iter().map(|id| w.answers[id].clone()).partition(Result::is_ok);
+    // 3 on the primary; an interface takes one for itself and brings the last.
+    assert_eq!((served.len(), refused.len()), (4, 4));
+    assert_eq!(refused[0], Err(Refusal::SubnetFull { subnets: vec!["subnet-1".to_owned()] }));
+    w.check();
+    let before = w.calls.len();
+    w.run(100);
+    assert!(w.calls.len() - before <= 2, "an empty subnet is not asked again and again: {:?}", &w.calls[before..]);
+}
+
+#[test]
+fn a_cooling_address_is_waited_for_if_it_cools_in_time() {
+    let mut w = World::new(3, 0);
+    w.ec2.free = 1;
+    w.run(1);
+    let first = w.add("1").unwrap_err();
+    w.run(2);
+    assert!(w.answers[&first].is_ok());
+    w.ec2.free = 0;
+    w.del("1");
+    w.run(25);
+    let second = w.add("2").unwrap_err();
+    w.run(6);
+    assert_eq!(w.answers[&second], w.answers[&first], "30 s after the DEL");
+    w.del("2");
+    let third = w.add("3").unwrap_err();
+    w.run(1);
+    assert!(matches!(w.answers[&third], Err(Refusal::SubnetFull { .. } | Refusal::Cooling { .. })));
+}
+
+#[test]
+fn throttling_backs_off_and_pods_hear_of_it() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    w.ec2.faults = vec![("AssignPrivateIpAddresses", ErrorKind::Throttled); 2].into();
+    let id = w.add("1").unwrap_err();
+    w.run(5);
+    assert_eq!(w.count("AssignPrivateIpAddresses"), 1, "no ladder on throttling (spec 01 §15)");
+    w.run(4);
+    assert_eq!(w.answers[&id], Err(Refusal::Throttled));
+    assert_eq!(w.count("AssignPrivateIpAddresses"), 2);
+    w.run(60);
+    let id = w.add("2").unwrap_err();
+    w.run(2);
+    assert!(w.answers[&id].is_ok());
+}
+
+#[test]
+fn a_failed_attach_or_set_up_leaves_nothing_behind() {
+    let mut w = World::new(100, 4);
+    w.ec2.faults = [("AttachNetworkInterface", ErrorKind::InterfaceLimit)].into();
+    w.run(60);
+    assert_eq!(w.m.store().stats(w.at).total, 4, "tried again after the back-off");
+    w.check();
+    let mut w = World::new(100, 4);
+    w.set_up_fails = true;
+    w.run(3);
+    w.set_up_fails = false;
+    w.run(60);
+    assert_eq!(w.m.store().stats(w.at).total, 4);
+    w.check();
+    assert!(w.journal.removing.is_empty());
+}
+
+#[test]
+fn a_device_index_that_someone_took_is_passed_over() {
+    let mut w = World::new(100, 3);
+    w.run(2);
+    w.ec2.enis.insert("eni-foreign".to_owned(), (Some(1), BTreeSet::new()));
+    w.warm = 5;
+    let now = w.now();
+    w.m.handle(now, Event::PolicyChanged);
+    w.commands();
+    w.run(10);
+    assert!(w.ec2.enis.values().any(|(d, _)| *d == Some(2)));
+    assert_eq!(w.m.store().stats(w.at).total, 5);
+}
+
+#[test]
+fn what_is_released_and_removed_is_gone_everywhere() {
+    let mut w = World::new(100, 6);
+    w.run(5);
+    assert_eq!(w.m.store().enis().count(), 2);
+    w.warm = 0;
+    w.release_all = true;
+    w.run(200);
+    assert_eq!(w.m.store().stats(w.at).total, 0);
+    assert_eq!(w.m.store().enis().count(), 1, "the primary stays");
+    assert_eq!(w.ec2.enis.len(), 1);
+    assert!(w.journal.returning.is_empty() && w.journal.removing.is_empty());
+    w.check();
+}
+
+#[test]
+fn a_del_ends_its_own_wait_and_a_caller_may_leave() {
+    let mut w = World::new(100, 0);
+    w.policy_is_silent = false;
+    w.run(1);
+    let first = w.add("1").unwrap_err();
+    let second = w.add("2").unwrap_err();
+    let now = w.now();
+    assert_eq!(w.m.del(now, &Key::new("n", "1", "eth0")), Err(StoreError::UnknownPod));
+    w.commands();
+    assert_eq!(w.answers[&first], Err(Refusal::Deleted));
+    w.m.cancel(second);
+    w.run(3);
+    assert!(!w.answers.contains_key(&second));
+    assert_eq!(w.m.store().assignments().count(), 0);
+}
+
+#[test]
+fn nobody_waits_on_a_policy_that_says_nothing() {
+    let mut w = World::new(100, 0);
+    w.policy_is_silent = true;
+    w.run(1);
+    let id = w.add("1").unwrap_err();
+    w.run(1);
+    assert_eq!(w.answers[&id], Err(Refusal::Policy("test".to_owned())));
+}
+
+#[test]
+fn a_restart_serves_what_the_journal_knows_and_cleans_up_the_rest() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    let ip = |n: u8| Ipv4Addr::new(10, 0, 1, n);
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), [ip(1), ip(2)].into()));
+    ec2.enis.insert("eni-a".to_owned(), (Some(1), [ip(3)].into()));
+    ec2.enis.insert("eni-b".to_owned(), (Some(2), [ip(4)].into()));
+    ec2.enis.insert("eni-lost".to_owned(), (None, BTreeSet::new()));
+    let journal = Journal {
+        managed: vec!["eni-a".to_owned()],
+        returning: vec![("eni-0".to_owned(), "10.0.1.2/32".to_owned())],
+        removing: vec![],
+    };
+    let mut w = World::on(ec2, 0, journal);
+    // Before EC2 has said anything: the primary less what was being given back, and the known interface.
+    let got: BTreeSet<String> = (0..3).filter_map(|i| w.add(&i.to_string()).ok()).collect();
+    assert_eq!(got, ["10.0.1.1".to_owned(), "10.0.1.3".to_owned()].into());
+    w.run(10);
+    assert!(!w.ec2.enis.contains_key("eni-lost"), "made and never attached");
+    let ours = w.m.store().stats(w.at).total;
+    assert_eq!(ours, 4, "confirmed by EC2: {:?}", w.logs);
+    w.check();
+}
+
+#[test]
+fn an_unmanaged_interface_is_left_alone() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-other".to_owned(), (Some(1), [Ipv4Addr::new(10, 0, 1, 3)].into()));
+    let mut s = settings();
+    s.manage_untagged = false;
+    let mut w = World::on(ec2, 0, Journal::default());
+    w.m = Manager::new(s);
+    let now = w.now();
+    let attached = w.ec2.attached();
+    w.m.boot(now, &attached, Journal::default());
+    w.queue.clear();
+    w.commands();
+    let _ = w.add("1");
+    w.run(5);
+    assert_eq!(w.m.unmanaged(), 1);
+    assert!(w.m.store().eni("eni-other").is_none());
+    assert!(w.answers.values().all(|a| a.as_ref().is_ok_and(|ip| ip != "10.0.1.3")));
+}
+
+#[test]
+fn a_verification_keeps_what_pods_hold() {
+    let mut w = World::new(100, 2);
+    w.run(5);
+    let ip: Ipv4Addr = w.add("1").unwrap().parse().unwrap();
+    w.run(100);
+    for (_, secondary) in w.ec2.enis.values_mut() {
+        secondary.clear();
+    }
+    let now = w.now();
+    w.m.look(now);
+    w.commands();
+    w.run(5);
+    assert_eq!(w.m.store().assignments().map(|(ip, _)| ip).collect::<Vec<_>>(), [std::net::IpAddr::V4(ip)]);
+    assert!(w.logs.iter().any(|l| l.contains("a pod has it")), "{:?}", w.logs);
+    let _ = Arc::new(());
+}
+
+#[test]
+fn terminating_ends_waits_and_growth() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    let id = w.add("1").unwrap_err();
+    let now = w.now();
+    w.m.handle(now, Event::Terminating);
+    w.commands();
+    assert!(matches!(w.answers[&id], Err(Refusal::Off(_))));
+    w.warm = 9;
+    let before = w.count("CreateNetworkInterface");
+    w.run(30);
+    assert_eq!(w.count("CreateNetworkInterface"), before);
+}
