@@ -160,7 +160,9 @@ impl Store {
     }
 
     fn choose(&self, now: Time) -> Option<(usize, usize, IpAddr)> {
-        let mut best: Option<((bool, u32, u32), (usize, usize, IpAddr))> = None;
+        // Draining last, then fullest interface, then fullest CIDR; the first of equals has the lowest address.
+        let mut best: Option<(bool, u32, u32)> = None;
+        let mut found = None;
         for (at, eni) in self.enis.iter().enumerate() {
             if eni.spec.excluded {
                 continue;
@@ -170,15 +172,16 @@ impl Store {
                     continue;
                 }
                 let rank = (!cidr.draining, eni.assigned, cidr.assigned);
-                if best.as_ref().is_some_and(|(other, _)| *other >= rank) {
+                if best.is_some_and(|other| other >= rank) {
                     continue;
                 }
                 if let Some(ip) = cidr.free(now, self.cooldown) {
-                    best = Some((rank, (at, index, ip)));
+                    best = Some(rank);
+                    found = Some((at, index, ip));
                 }
             }
         }
-        best.map(|(_, found)| found)
+        found
     }
 
     fn serves(&self, eni: &Eni, cidr: &Cidr) -> bool {

@@ -95,7 +95,8 @@ mod tests {
         const OURS: (&str, &str) = ("cni.networking.k8s.aws/cluster/a", "shared");
         const THEIRS: (&str, &str) = ("cni.networking.k8s.aws/cluster/b", "shared");
         // tags, standing as the primary subnet, as another one
-        let cases: &[(&[(&str, &str)], Standing, Standing)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Standing, Standing);
+        let cases: &[Case] = &[
             (&[], Eligible, Possible),
             (&[(ROLE_TAG, "")], Eligible, Possible),
             (&[(ROLE_TAG, "0")], Forbidden, Forbidden),

@@ -436,7 +436,7 @@ impl Manager {
             match self.start_removal(now, id) {
                 Ok(()) => started.push(format!("remove {id}")),
                 Err(error) => {
-                    dropped.push(validate::Dropped { action: format!("remove {id}"), reason: format!("I2: {error}") })
+                    dropped.push(validate::Dropped { action: format!("remove {id}"), reason: format!("I2: {error}") });
                 }
             }
         }
