@@ -1,0 +1,116 @@
+//! `/sim/…`: what tests and the demo look at and turn.
+//!
+//! | Request | Meaning |
+//! |---|---|
+//! | `GET state` | instances, interfaces, subnets, call counters |
+//! | `GET log[?after=N]` | EC2 calls with parameters, those numbered above N |
+//! | `GET audit` | what should not be; `[]` is good |
+//! | `GET faults`, `POST faults`, `DELETE faults` | scripted faults: list, add one or a list, remove all |
+//! | `POST do` | `{"terminate": "i-…"}`, `{"attach_trunk": "i-…"}`, `{"set_vpc_cidrs": ["…"]}` |
+
+use hyper::{Method, StatusCode};
+use reservoir_core::ip::Ipv4Net;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::form::Form;
+use super::server::{Body, Simulation, text};
+use crate::model::fault::Fault;
+use crate::model::sim::Sim;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Deed {
+    Terminate(String),
+    AttachTrunk(String),
+    SetVpcCidrs(Vec<Ipv4Net>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    Many(Vec<Fault>),
+    One(Fault),
+}
+
+pub fn answer(simulation: &Simulation, method: &Method, what: &str, query: Option<&str>, body: &str) -> Body {
+    let result = match (method, what) {
+        (&Method::GET, "state") => Ok(simulation.with(|sim, _| state(sim))),
+        (&Method::GET, "log") => {
+            let after = query.and_then(Form::parse).and_then(|mut form| form.parsed("after").ok().flatten());
+            let after: u64 = after.unwrap_or(0);
+            Ok(simulation
+                .with(|sim, _| json!(sim.journal().records().filter(|r| r.number > after).collect::<Vec<_>>())))
+        }
+        (&Method::GET, "audit") => Ok(simulation.with(|sim, _| json!(sim.audit()))),
+        (&Method::GET, "faults") => Ok(simulation.with(|sim, _| json!(sim.faults().collect::<Vec<_>>()))),
+        (&Method::POST, "faults") => serde_json::from_str(body).map_err(|e| e.to_string()).map(|faults| {
+            simulation.with(|sim, _| match faults {
+                OneOrMany::One(fault) => sim.inject(fault),
+                OneOrMany::Many(faults) => faults.into_iter().for_each(|f| sim.inject(f)),
+            });
+            json!({"ok": true})
+        }),
+        (&Method::DELETE, "faults") => {
+            simulation.with(|sim, _| sim.clear_faults());
+            Ok(json!({"ok": true}))
+        }
+        (&Method::POST, "do") => {
+            serde_json::from_str(body).map_err(|e| e.to_string()).and_then(|d| perform(simulation, d))
+        }
+        _ => {
+            let message = format!(
+                "{method} /sim/{what}: there are GET state, log, audit, faults; POST faults, do; DELETE faults"
+            );
+            return json_answer(StatusCode::NOT_FOUND, &json!({"error": message}));
+        }
+    };
+    match result {
+        Ok(value) => json_answer(StatusCode::OK, &value),
+        Err(error) => json_answer(StatusCode::BAD_REQUEST, &json!({"error": error})),
+    }
+}
+
+fn perform(simulation: &Simulation, deed: Deed) -> Result<Value, String> {
+    simulation.with(|sim, now| match deed {
+        Deed::Terminate(instance) => sim.terminate(now, &instance).map(|()| json!({"ok": true})).map_err(|r| r.message),
+        Deed::AttachTrunk(instance) => {
+            sim.attach_trunk(now, &instance).map(|eni| json!({"eni": eni})).map_err(|r| r.message)
+        }
+        Deed::SetVpcCidrs(cidrs) => {
+            sim.set_vpc_cidrs(cidrs);
+            Ok(json!({"ok": true}))
+        }
+    })
+}
+
+fn state(sim: &Sim) -> Value {
+    let enis: Vec<Value> = sim
+        .enis()
+        .map(|e| {
+            json!({
+                "id": e.id, "mac": e.mac, "subnet": e.subnet, "status": e.status(), "type": e.interface_type,
+                "description": e.description, "groups": e.groups, "tags": e.tags,
+                "primary": e.primary, "secondary": e.secondary, "prefixes": e.prefixes,
+                "attachment": e.attachment.as_ref().map(|a| json!({
+                    "id": a.id, "instance": a.instance, "device_index": a.device_index, "card": a.card,
+                    "status": a.status.as_str(), "delete_on_termination": a.delete_on_termination,
+                })),
+            })
+        })
+        .collect();
+    let subnets: Vec<Value> =
+        sim.subnets().map(|(id, cidr, free)| json!({"id": id, "cidr": cidr, "free": free})).collect();
+    json!({
+        "now_seconds": sim.now().as_secs_f64(),
+        "instances": sim.instances().collect::<Vec<_>>(),
+        "enis": enis,
+        "subnets": subnets,
+        "calls": sim.journal().counts(),
+        "calls_by_instance": sim.journal().by_instance(),
+    })
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Body {
+    text(status, "application/json", value.to_string())
+}

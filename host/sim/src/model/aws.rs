@@ -1,0 +1,369 @@
+//! EC2's truth. Time stands still here: an operation ([`super::operations`]) happens at once and says in [`Effect`]s
+//! what must follow later; [`super::sim`] knows when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use reservoir_core::cloud::ConnectionTracking;
+use reservoir_core::ip::Ipv4Net;
+use reservoir_core::limits::InstanceLimits;
+
+use super::audit::{INSTANCE_TAG, Violation};
+use super::config::{Config, ConfigError, InstanceConfig};
+use super::delays::Random;
+use super::links::Addresses;
+use super::ops::Create;
+use super::refusal::Refusal;
+use super::subnet::AddressPool;
+
+/// The account in one region.
+#[derive(Debug, Clone)]
+pub struct Aws {
+    pub region: String,
+    pub account: String,
+    pub vpc: String,
+    pub vpc_cidrs: Vec<Ipv4Net>,
+    pub(super) groups: Vec<String>,
+    pub(super) subnets: Vec<Subnet>,
+    pub(super) instances: BTreeMap<String, Instance>,
+    pub(super) enis: BTreeMap<String, Eni>,
+    /// Interfaces in status `available`, so that looking for them does not look at all.
+    pub(super) available: BTreeSet<String>,
+    /// Attachment id → interface.
+    pub(super) attachments: BTreeMap<String, String>,
+    pub(super) violations: Vec<Violation>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) tokens: BTreeMap<String, (Create, Option<String>)>,
+    macs: BTreeSet<String>,
+    pub(super) random: Random,
+    pub(super) eni_quota: u32,
+    pub(super) failed_token_binds: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Subnet {
+    pub id: String,
+    pub availability_zone: String,
+    pub tags: BTreeMap<String, String>,
+    pub foreign: bool,
+    pub pool: AddressPool,
+    pub taken: Vec<Ipv4Addr>,
+}
+
+/// A machine.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    pub id: String,
+    pub instance_type: String,
+    pub availability_zone: String,
+    pub primary_eni: String,
+    pub terminated: bool,
+    /// Attached interfaces, those on the way included.
+    pub enis: Vec<String>,
+    pub(super) limits: InstanceLimits,
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Eni {
+    pub id: String,
+    pub mac: String,
+    pub subnet: String,
+    pub vpc: String,
+    pub availability_zone: String,
+    pub description: String,
+    pub interface_type: String,
+    pub groups: Vec<String>,
+    pub tags: BTreeMap<String, String>,
+    pub primary: Option<Ipv4Addr>,
+    pub secondary: Vec<Ipv4Addr>,
+    pub prefixes: Vec<Ipv4Net>,
+    pub tracking: Option<ConnectionTracking>,
+    pub attachment: Option<Attachment>,
+    /// When it came to be in its present state.
+    pub(super) since: Duration,
+    /// Not known to describe and attach before.
+    pub(super) visible_from: Duration,
+    /// Made through the API.
+    pub(super) created: bool,
+}
+
+/// How an interface hangs on an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attachment {
+    pub id: String,
+    pub instance: String,
+    pub device_index: u32,
+    pub card: u32,
+    pub status: AttachmentStatus,
+    pub delete_on_termination: bool,
+    /// The kernel link is there.
+    pub(super) link: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachmentStatus {
+    Attaching,
+    Attached,
+    Detaching,
+}
+
+impl AttachmentStatus {
+    /// EC2's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attaching => "attaching",
+            Self::Attached => "attached",
+            Self::Detaching => "detaching",
+        }
+    }
+}
+
+/// What an operation sets going.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Effect {
+    Created(String),
+    Attaching(String),
+    Detaching(String),
+    Addresses(String),
+    Groups(String),
+    /// Anything else that describe shows.
+    Touched(String),
+    Deleted(String),
+}
+
+impl Eni {
+    /// EC2's word.
+    #[must_use]
+    pub fn status(&self) -> &'static str {
+        match &self.attachment {
+            None => "available",
+            Some(_) => "in-use",
+        }
+    }
+
+    /// All it owns.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        Addresses { primary: self.primary, secondary: self.secondary.clone(), prefixes: self.prefixes.clone() }
+    }
+
+    pub(super) fn slots_taken(&self) -> u32 {
+        (usize::from(self.primary.is_some()) + self.secondary.len() + self.prefixes.len()) as u32
+    }
+}
+
+impl Aws {
+    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        let mut aws = Self {
+            region: config.region.clone(),
+            account: config.account.clone(),
+            vpc: config.vpc.id.clone(),
+            vpc_cidrs: config.vpc.cidrs.clone(),
+            groups: config.security_groups.clone(),
+            subnets: Vec::new(),
+            instances: BTreeMap::new(),
+            enis: BTreeMap::new(),
+            available: BTreeSet::new(),
+            attachments: BTreeMap::new(),
+            violations: Vec::new(),
+            effects: Vec::new(),
+            tokens: BTreeMap::new(),
+            macs: BTreeSet::new(),
+            random: Random::new(config.seed),
+            eni_quota: config.eni_quota,
+            failed_token_binds: config.failed_token_binds,
+        };
+        for s in &config.subnets {
+            let mut pool = AddressPool::new(s.cidr);
+            for &address in &s.taken {
+                if !pool.take(address) {
+                    return Err(ConfigError::Address { subnet: s.id.clone(), address });
+                }
+            }
+            aws.subnets.push(Subnet {
+                id: s.id.clone(),
+                availability_zone: s.availability_zone.clone(),
+                tags: s.tags.clone(),
+                foreign: s.foreign,
+                pool,
+                taken: s.taken.clone(),
+            });
+        }
+        // Chosen addresses first, so that no drawn one takes them away.
+        let (fixed, drawn): (Vec<_>, Vec<_>) = config.instances.iter().partition(|i| i.address.is_some());
+        for instance in fixed.into_iter().chain(drawn) {
+            aws.launch(instance, Duration::ZERO)?;
+        }
+        Ok(aws)
+    }
+
+    /// Starts an instance; it comes with its primary interface, attached and delete-on-termination.
+    pub(super) fn launch(&mut self, config: &InstanceConfig, now: Duration) -> Result<(), ConfigError> {
+        let unknown =
+            |what, value: &str| ConfigError::Unknown { instance: config.id.clone(), what, value: value.to_owned() };
+        if self.instances.contains_key(&config.id) {
+            return Err(ConfigError::Twice { kind: "instance", id: config.id.clone() });
+        }
+        let limits = InstanceLimits::of(&config.instance_type).ok_or_else(|| unknown("type", &config.instance_type))?;
+        let at = self.subnets.iter().position(|s| s.id == config.subnet);
+        let subnet = &mut self.subnets[at.ok_or_else(|| unknown("subnet", &config.subnet))?];
+        let zone = subnet.availability_zone.clone();
+        let primary = match config.address {
+            Some(address) if subnet.pool.take(address) => address,
+            Some(address) => return Err(ConfigError::Address { subnet: subnet.id.clone(), address }),
+            None => subnet
+                .pool
+                .take_addresses(1, &mut self.random)
+                .and_then(|a| a.first().copied())
+                .ok_or_else(|| ConfigError::Full { subnet: config.subnet.clone(), instance: config.id.clone() })?,
+        };
+        let groups =
+            if config.security_groups.is_empty() { self.groups[..1].to_vec() } else { config.security_groups.clone() };
+        let mut eni = self.blank_eni(&config.subnet, &zone, now);
+        eni.primary = Some(primary);
+        eni.groups = groups;
+        eni.tags = config.eni_tags.clone();
+        eni.attachment = Some(Attachment {
+            id: self.fresh_id("eni-attach"),
+            instance: config.id.clone(),
+            device_index: 0,
+            card: 0,
+            status: AttachmentStatus::Attaching,
+            delete_on_termination: true,
+            link: false,
+        });
+        let instance = Instance {
+            id: config.id.clone(),
+            instance_type: config.instance_type.clone(),
+            availability_zone: zone,
+            primary_eni: eni.id.clone(),
+            terminated: false,
+            enis: vec![eni.id.clone()],
+            limits,
+        };
+        self.instances.insert(config.id.clone(), instance);
+        self.insert(eni);
+        Ok(())
+    }
+
+    /// Ends an instance: interfaces with delete-on-termination go with it, others are left behind, `available`.
+    pub(super) fn terminate(&mut self, id: &str, now: Duration) -> Result<(), Refusal> {
+        let instance = self.instances.get_mut(id).ok_or_else(|| Refusal::no_instance(id))?;
+        instance.terminated = true;
+        for id in std::mem::take(&mut instance.enis) {
+            let Some(eni) = self.enis.get_mut(&id) else { continue };
+            let Some(attachment) = eni.attachment.take() else { continue };
+            self.attachments.remove(&attachment.id);
+            eni.since = now;
+            if attachment.delete_on_termination {
+                self.remove(&id);
+            } else {
+                self.available.insert(id.clone());
+                self.effects.push(Effect::Touched(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches a trunk interface the way the cluster's resource controller does: highest free device index.
+    pub(super) fn attach_trunk(&mut self, id: &str, now: Duration) -> Result<String, Refusal> {
+        let instance = self.instances.get(id).filter(|i| !i.terminated).ok_or_else(|| Refusal::no_instance(id))?;
+        let subnet = self.enis.get(&instance.primary_eni).map(|e| e.subnet.clone()).unwrap_or_default();
+        let highest = (1..instance.limits.enis).rev().find(|&index| !self.index_taken(instance, index, 0));
+        let device_index = highest.ok_or_else(|| {
+            Refusal::new("AttachmentLimitExceeded", format!("Instance {id} has no free device index"))
+        })?;
+        let create = Create {
+            subnet,
+            description: "aws-k8s-trunk-eni".to_owned(),
+            tags: vec![
+                ("eks:eni:owner".to_owned(), "eks-vpc-resource-controller".to_owned()),
+                (INSTANCE_TAG.to_owned(), id.to_owned()),
+            ],
+            ..Create::default()
+        };
+        let eni = self.make(&create, now)?;
+        if let Some(eni) = self.enis.get_mut(&eni) {
+            eni.interface_type = "trunk".to_owned();
+            eni.created = false;
+        }
+        self.attach(&eni, id, device_index, 0, now)?;
+        if let Some(attachment) = self.enis.get_mut(&eni).and_then(|e| e.attachment.as_mut()) {
+            attachment.delete_on_termination = true;
+        }
+        Ok(eni)
+    }
+
+    /// Ends the attachment of `eni`: available, and off the instance.
+    pub(super) fn detached(&mut self, id: &str, now: Duration) {
+        let Some(eni) = self.enis.get_mut(id) else { return };
+        eni.since = now;
+        let Some(attachment) = eni.attachment.take() else { return };
+        self.attachments.remove(&attachment.id);
+        self.available.insert(id.to_owned());
+        if let Some(instance) = self.instances.get_mut(&attachment.instance) {
+            instance.enis.retain(|e| e != id);
+        }
+    }
+
+    pub(super) fn insert(&mut self, eni: Eni) {
+        match &eni.attachment {
+            None => {
+                self.available.insert(eni.id.clone());
+            }
+            Some(attachment) => {
+                self.attachments.insert(attachment.id.clone(), eni.id.clone());
+                self.effects.push(Effect::Attaching(eni.id.clone()));
+            }
+        }
+        self.enis.insert(eni.id.clone(), eni);
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        let Some(eni) = self.enis.remove(id) else { return };
+        self.available.remove(id);
+        self.macs.remove(&eni.mac);
+        if let Some(subnet) = self.subnets.iter_mut().find(|s| s.id == eni.subnet) {
+            eni.primary.iter().chain(&eni.secondary).for_each(|&a| subnet.pool.release(a));
+            eni.prefixes.iter().for_each(|&p| subnet.pool.release_prefix(p));
+        }
+        self.effects.push(Effect::Deleted(id.to_owned()));
+    }
+
+    pub(super) fn blank_eni(&mut self, subnet: &str, zone: &str, now: Duration) -> Eni {
+        let mac = loop {
+            let [.., a, b, c, d, e] = self.random.next().to_be_bytes();
+            let mac = format!("06:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}");
+            if self.macs.insert(mac.clone()) {
+                break mac;
+            }
+        };
+        Eni {
+            id: self.fresh_id("eni"),
+            mac,
+            subnet: subnet.to_owned(),
+            vpc: self.vpc.clone(),
+            availability_zone: zone.to_owned(),
+            description: String::new(),
+            interface_type: "interface".to_owned(),
+            groups: Vec::new(),
+            tags: BTreeMap::new(),
+            primary: None,
+            secondary: Vec::new(),
+            prefixes: Vec::new(),
+            tracking: None,
+            attachment: None,
+            since: now,
+            visible_from: now,
+            created: false,
+        }
+    }
+
+    pub(super) fn fresh_id(&mut self, kind: &str) -> String {
+        format!("{kind}-0{:016x}", self.random.next())
+    }
+}

@@ -1,0 +1,324 @@
+//! What the simulated account contains, from JSON or from defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use reservoir_core::ip::Ipv4Net;
+use reservoir_core::limits::InstanceLimits;
+use serde::{Deserialize, Serialize};
+
+use super::delays::Delays;
+use super::fault::Fault;
+use super::throttle::{Bucket, ThrottleConfig};
+
+/// The whole simulation. Every field has a default: one VPC, one subnet, one instance, no delays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub region: String,
+    pub account: String,
+    pub vpc: Vpc,
+    /// Security groups that exist. The first is the VPC's default group.
+    pub security_groups: Vec<String>,
+    pub subnets: Vec<SubnetConfig>,
+    pub instances: Vec<InstanceConfig>,
+    pub delays: DelaysConfig,
+    pub throttle: ThrottleConfig,
+    pub faults: Vec<Fault>,
+    /// Share of EC2 calls, 0 to 1, that fail with HTTP 500 or 503 before they have any effect.
+    pub flaky: f64,
+    pub seed: u64,
+    /// Interfaces of the whole account.
+    pub eni_quota: u32,
+    /// Whether a failed create request binds its client token (spec 03 W-9).
+    pub failed_token_binds: bool,
+    /// How old an unattached, or attached but not delete-on-termination, interface may be before the audit names it.
+    pub audit_grace_seconds: f64,
+    /// Requests kept in the log; the oldest go first.
+    pub log_limit: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vpc {
+    pub id: String,
+    pub cidrs: Vec<Ipv4Net>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubnetConfig {
+    pub id: String,
+    pub cidr: Ipv4Net,
+    #[serde(default = "zone")]
+    pub availability_zone: String,
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Shared from another account: usable, but absent from `DescribeSubnets`.
+    #[serde(default)]
+    pub foreign: bool,
+    /// Addresses somebody else in the VPC holds.
+    #[serde(default)]
+    pub taken: Vec<Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceConfig {
+    pub id: String,
+    #[serde(rename = "type")]
+    pub instance_type: String,
+    pub subnet: String,
+    /// Primary address; chosen by the subnet when absent.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// Security groups of the primary interface; the default group when empty.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
+    /// Tags of the primary interface.
+    #[serde(default)]
+    pub eni_tags: BTreeMap<String, String>,
+    /// Where the HTTP face serves this instance's metadata.
+    #[serde(default)]
+    pub imds_listen: Option<SocketAddr>,
+}
+
+/// A profile's name, or a profile with some delays replaced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DelaysConfig {
+    Profile(String),
+    Custom {
+        #[serde(default = "instant")]
+        profile: String,
+        #[serde(flatten)]
+        overrides: BTreeMap<String, f64>,
+    },
+}
+
+impl DelaysConfig {
+    /// The delays meant.
+    ///
+    /// # Errors
+    /// An unknown profile or delay.
+    pub fn resolve(&self) -> Result<Delays, String> {
+        let none = BTreeMap::new();
+        let (name, overrides) = match self {
+            Self::Profile(name) => (name, &none),
+            Self::Custom { profile, overrides } => (profile, overrides),
+        };
+        let profile = Delays::profile(name)
+            .ok_or_else(|| format!("delays profile {name:?} does not exist; there are instant and realistic"))?;
+        profile.with(overrides)
+    }
+}
+
+fn zone() -> String {
+    "us-west-2a".to_owned()
+}
+
+fn instant() -> String {
+    "instant".to_owned()
+}
+
+impl Default for Vpc {
+    fn default() -> Self {
+        Self { id: "vpc-0b6c1d2e3f4a59687".to_owned(), cidrs: vec![Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), 16)] }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let subnet = "subnet-0a7c5e3b1d9f82464";
+        Self {
+            region: "us-west-2".to_owned(),
+            account: "111122223333".to_owned(),
+            vpc: Vpc::default(),
+            security_groups: vec!["sg-0d4e1f6a7b8c9d0e1".to_owned(), "sg-0f2a3b4c5d6e7f809".to_owned()],
+            subnets: vec![SubnetConfig {
+                id: subnet.to_owned(),
+                cidr: Ipv4Net::new(Ipv4Addr::new(10, 0, 32, 0), 20),
+                availability_zone: zone(),
+                tags: BTreeMap::new(),
+                foreign: false,
+                taken: Vec::new(),
+            }],
+            instances: vec![InstanceConfig::new("i-0c3f1a9d27b6e4851", "c5.4xlarge", subnet)],
+            delays: DelaysConfig::Profile(instant()),
+            throttle: ThrottleConfig::Off,
+            faults: Vec::new(),
+            flaky: 0.0,
+            seed: 1,
+            eni_quota: 5000,
+            failed_token_binds: true,
+            audit_grace_seconds: 30.0,
+            log_limit: 10_000,
+        }
+    }
+}
+
+impl InstanceConfig {
+    /// With defaults for all the rest.
+    #[must_use]
+    pub fn new(id: &str, instance_type: &str, subnet: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            instance_type: instance_type.to_owned(),
+            subnet: subnet.to_owned(),
+            address: None,
+            security_groups: Vec::new(),
+            eni_tags: BTreeMap::new(),
+            imds_listen: None,
+        }
+    }
+}
+
+/// Why a configuration makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("not a simulator configuration: {0}")]
+    Json(String),
+    #[error("{0}")]
+    Delays(String),
+    #[error(
+        "throttle of {action}: capacity {capacity}, refill {refill}; give a capacity of 1 or more and a refill of 0 or more"
+    )]
+    Throttle { action: String, capacity: String, refill: String },
+    #[error("flaky = {0}: give a share of calls from 0 to 1")]
+    Flaky(String),
+    #[error("audit_grace_seconds = {0}: give seconds, zero or more")]
+    Grace(String),
+    #[error("security_groups is empty: give at least the VPC's default group")]
+    NoGroup,
+    #[error("subnet {subnet} {cidr}: EC2 takes a /16 to a /28 inside the VPC ({vpc})")]
+    Subnet { subnet: String, cidr: Ipv4Net, vpc: String },
+    #[error("subnets {0} and {1} overlap: give each its own block")]
+    Overlap(String, String),
+    #[error("{kind} {id} appears twice: ids are unique")]
+    Twice { kind: &'static str, id: String },
+    #[error("address {address} cannot be taken in subnet {subnet}: outside, reserved by EC2 or taken before")]
+    Address { subnet: String, address: Ipv4Addr },
+    #[error("instance {instance}: {what} {value:?} does not exist")]
+    Unknown { instance: String, what: &'static str, value: String },
+    #[error("subnet {subnet} has no address left for instance {instance}")]
+    Full { subnet: String, instance: String },
+}
+
+impl Config {
+    /// Reads the JSON form.
+    ///
+    /// # Errors
+    /// What is wrong with the text; [`Self::check`] looks at the sense.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        serde_json::from_str(text).map_err(|e| ConfigError::Json(e.to_string()))
+    }
+
+    /// Looks at what can be seen without building the account.
+    ///
+    /// # Errors
+    /// The first thing that makes no sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if let ThrottleConfig::Custom(buckets) = &self.throttle {
+            for (action, &Bucket { capacity, refill }) in buckets {
+                if !(capacity >= 1.0 && refill >= 0.0 && capacity.is_finite() && refill.is_finite()) {
+                    let (capacity, refill) = (capacity.to_string(), refill.to_string());
+                    return Err(ConfigError::Throttle { action: action.clone(), capacity, refill });
+                }
+            }
+        }
+        if !(0.0..=1.0).contains(&self.flaky) {
+            return Err(ConfigError::Flaky(self.flaky.to_string()));
+        }
+        if !(self.audit_grace_seconds.is_finite() && self.audit_grace_seconds >= 0.0) {
+            return Err(ConfigError::Grace(self.audit_grace_seconds.to_string()));
+        }
+        if self.security_groups.is_empty() {
+            return Err(ConfigError::NoGroup);
+        }
+        self.check_subnets()?;
+        self.check_instances()
+    }
+
+    fn check_subnets(&self) -> Result<(), ConfigError> {
+        for (i, s) in self.subnets.iter().enumerate() {
+            let inside = |vpc: &Ipv4Net| vpc.length() <= s.cidr.length() && vpc.contains(s.cidr.network());
+            if !(16..=28).contains(&s.cidr.length()) || !self.vpc.cidrs.iter().any(inside) {
+                let vpc = self.vpc.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(ConfigError::Subnet { subnet: s.id.clone(), cidr: s.cidr, vpc });
+            }
+            for other in &self.subnets[..i] {
+                if other.id == s.id {
+                    return Err(ConfigError::Twice { kind: "subnet", id: s.id.clone() });
+                }
+                if other.cidr.contains(s.cidr.network()) || s.cidr.contains(other.cidr.network()) {
+                    return Err(ConfigError::Overlap(other.id.clone(), s.id.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_instances(&self) -> Result<(), ConfigError> {
+        let mut seen = BTreeSet::new();
+        for i in &self.instances {
+            if !seen.insert(&i.id) {
+                return Err(ConfigError::Twice { kind: "instance", id: i.id.clone() });
+            }
+            let unknown =
+                |what, value: &str| Err(ConfigError::Unknown { instance: i.id.clone(), what, value: value.to_owned() });
+            if InstanceLimits::of(&i.instance_type).is_none() {
+                return unknown("type", &i.instance_type);
+            }
+            if !self.subnets.iter().any(|s| s.id == i.subnet) {
+                return unknown("subnet", &i.subnet);
+            }
+            if let Some(group) = i.security_groups.iter().find(|g| !self.security_groups.contains(g)) {
+                return unknown("security group", group);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_makes_sense_and_survives_json() {
+        let config = Config::default();
+        config.check().unwrap();
+        let again = Config::from_json(&serde_json::to_string(&config).unwrap()).unwrap();
+        again.check().unwrap();
+        assert_eq!(again.instances[0].instance_type, "c5.4xlarge");
+        assert_eq!(again.delays.resolve(), Ok(Delays::instant()));
+    }
+
+    #[test]
+    fn delays_by_name_or_with_changes() {
+        let delays = |json: &str| Config::from_json(json).unwrap().delays.resolve();
+        assert_eq!(delays(r#"{"delays":"realistic"}"#), Ok(Delays::realistic()));
+        let changed = delays(r#"{"delays":{"profile":"realistic","attach":7}}"#).unwrap();
+        assert_eq!((changed.attach, changed.create), (7.0, 0.5));
+        assert!(delays(r#"{"delays":"fast"}"#).unwrap_err().contains("instant and realistic"));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let error = |json: &str| Config::from_json(json).and_then(|c| c.check()).unwrap_err().to_string();
+        for (json, words) in [
+            (r#"{"subnets":[{"id":"s","cidr":"10.0.0.0/29"}]}"#, "/16 to a /28"),
+            (r#"{"subnets":[{"id":"s","cidr":"11.0.0.0/24"}]}"#, "11.0.0.0/24"),
+            (r#"{"subnets":[{"id":"a","cidr":"10.0.0.0/24"},{"id":"b","cidr":"10.0.0.128/25"}]}"#, "a and b overlap"),
+            (r#"{"instances":[{"id":"i-1","type":"c5.huge","subnet":"x"}]}"#, "c5.huge"),
+            (r#"{"instances":[{"id":"i-1","type":"c5.large","subnet":"x"}]}"#, "\"x\""),
+            (r#"{"flaky":2}"#, "flaky = 2"),
+            (r#"{"security_groups":[]}"#, "default group"),
+            (r#"{"sede":2}"#, "sede"),
+            (r#"{"throttle":{"custom":{"CreateTags":{"capacity":0,"refill":1}}}}"#, "CreateTags"),
+        ] {
+            let text = error(json);
+            assert!(text.contains(words), "{json}: {text}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What an instance's metadata service shows: not the truth, but what has reached it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use reservoir_core::cloud::{AttachedInterface, Instance as InstanceFacts};
+use reservoir_core::ip::Ipv4Net;
+
+use super::aws::{Aws, Eni};
+
+/// One instance's metadata.
+#[derive(Debug, Clone, Default)]
+pub struct Metadata {
+    /// By MAC: the listing's order has nothing to do with device indexes.
+    pub interfaces: BTreeMap<String, MetadataInterface>,
+}
+
+/// One interface in the metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetadataInterface {
+    pub facts: AttachedInterface,
+    pub vpc: String,
+    pub groups: Vec<String>,
+}
+
+impl MetadataInterface {
+    /// `eni` as it is now; None while nothing is attached.
+    pub(super) fn of(eni: &Eni, aws: &Aws) -> Option<Self> {
+        let attachment = eni.attachment.as_ref()?;
+        let subnet = aws.subnets.iter().find(|s| s.id == eni.subnet)?;
+        Some(Self {
+            facts: AttachedInterface {
+                eni: eni.id.clone(),
+                mac: eni.mac.clone(),
+                device_index: attachment.device_index,
+                card: attachment.card,
+                subnet: eni.subnet.clone(),
+                subnet_cidr: eni.primary.map(|_| subnet.pool.cidr()),
+                primary: eni.primary,
+                secondary: eni.secondary.clone(),
+                prefixes: eni.prefixes.clone(),
+            },
+            vpc: eni.vpc.clone(),
+            groups: eni.groups.clone(),
+        })
+    }
+}
+
+/// The never-changing facts of an instance.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub facts: InstanceFacts,
+    pub account: String,
+    pub vpc_cidrs: Vec<Ipv4Net>,
+}
+
+impl Identity {
+    pub(super) fn of(aws: &Aws, instance: &str) -> Option<Self> {
+        let machine = aws.instances.get(instance).filter(|i| !i.terminated)?;
+        let eni = aws.enis.get(&machine.primary_eni)?;
+        Some(Self {
+            facts: InstanceFacts {
+                region: aws.region.clone(),
+                availability_zone: machine.availability_zone.clone(),
+                local_ipv4: eni.primary.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                instance_id: machine.id.clone(),
+                instance_type: machine.instance_type.clone(),
+                mac: eni.mac.clone(),
+                primary_eni: eni.id.clone(),
+                subnet: eni.subnet.clone(),
+                vpc: eni.vpc.clone(),
+            },
+            account: aws.account.clone(),
+            vpc_cidrs: aws.vpc_cidrs.clone(),
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! What happens to the network devices of the instances.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use reservoir_core::ip::Ipv4Net;
+use serde::Serialize;
+
+/// One change, in order of time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkEvent {
+    pub at: Duration,
+    pub instance: String,
+    pub eni: String,
+    pub mac: String,
+    pub device_index: u32,
+    pub card: u32,
+    pub subnet: Ipv4Net,
+    pub change: LinkChange,
+}
+
+/// What changed. The addresses are always all of the interface, not the difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkChange {
+    Up(Addresses),
+    Addresses(Addresses),
+    Down,
+}
+
+/// What an interface owns.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Addresses {
+    pub primary: Option<Ipv4Addr>,
+    pub secondary: Vec<Ipv4Addr>,
+    pub prefixes: Vec<Ipv4Net>,
+}
+
+impl Addresses {
+    /// As blocks, addresses as /32.
+    pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> {
+        let singles = self.primary.iter().chain(&self.secondary).map(|&a| Ipv4Net::host(a));
+        singles.chain(self.prefixes.iter().copied())
+    }
+}

@@ -1,0 +1,213 @@
+//! The VPC face in real network namespaces, by the real binary. Needs root, `ip` and `nft`.
+
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 200, 10);
+const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+
+/// Why it cannot run here.
+fn obstacle() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root".to_owned());
+    }
+    let tools = [["ip", "-V"], ["nft", "-v"]];
+    let missing = tools.iter().find(|[tool, flag]| Command::new(tool).arg(flag).output().is_err());
+    if let Some([tool, _]) = missing {
+        return Some(format!("{tool} is not installed"));
+    }
+    let probe = format!("rsv{}p", std::process::id());
+    let made = Command::new("ip").args(["netns", "add", &probe]).output();
+    let able = made.is_ok_and(|o| o.status.success());
+    let _ = Command::new("ip").args(["netns", "delete", &probe]).output();
+    (!able).then(|| "network namespaces cannot be made".to_owned())
+}
+
+struct Running {
+    child: Child,
+    node: String,
+    router: String,
+    ec2: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After a failure the simulator may still run, or be gone without cleaning up.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for name in
+            [self.node.clone(), format!("{}-host", self.router), format!("{}-inet", self.router), self.router.clone()]
+        {
+            let _ = Command::new("ip").args(["netns", "delete", &name]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+impl Running {
+    fn start(tag: &str) -> Self {
+        let (node, router) = (format!("rsv{}{tag}n", std::process::id()), format!("rsv{}{tag}v", std::process::id()));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_aws-sim"))
+            .args(["--node-netns", &node, "--vpc-netns", &router, "--create-netns"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let mut running = Self { child, node, router, ec2: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).expect("the line of addresses");
+        running.ec2 = ready["ec2"].as_str().unwrap().parse().unwrap();
+        running
+    }
+
+    fn http(&self, method: &str, path: &str, body: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(self.ec2).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: s\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    fn ec2(&self, parameters: &str) -> String {
+        let answer = self.http("POST", "/", &format!("Version=2016-11-15&Action={parameters}"));
+        assert!(!answer.contains("<Errors>"), "{parameters}: {answer}");
+        answer
+    }
+
+    fn enis(&self) -> Vec<serde_json::Value> {
+        let state: serde_json::Value = serde_json::from_str(&self.http("GET", "/sim/state", "")).unwrap();
+        state["enis"].as_array().unwrap().clone()
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        let output = Command::new("ip").args(["-n", &self.node]).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Whom `to` sees when the node sends from `from`; None: nothing came back.
+    fn reaches(&self, from: Ipv4Addr, to: Ipv4Addr) -> Option<Ipv4Addr> {
+        inside(&self.node, move || {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            // The first packet may find a neighbour unresolved; a lost one is sent again.
+            for _ in 0..3 {
+                let mut answer = [0; 4];
+                if socket.send_to(b"who am I", (to, 7)).is_ok() && socket.recv(&mut answer).is_ok() {
+                    return Some(Ipv4Addr::from(answer));
+                }
+            }
+            None
+        })
+    }
+}
+
+/// Runs `act` on a thread in the namespace.
+fn inside<T: Send + 'static>(namespace: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let file = std::fs::File::open(format!("/var/run/netns/{namespace}")).unwrap();
+    std::thread::spawn(move || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        act()
+    })
+    .join()
+    .unwrap()
+}
+
+/// Tells every sender its address, as seen from `namespace`.
+fn mirror(namespace: &str) {
+    let socket = inside(namespace, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7)).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        loop {
+            match socket.recv_from(&mut buffer) {
+                Ok((_, SocketAddr::V4(peer))) => {
+                    let _ = socket.send_to(&peer.ip().octets(), peer);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
+    });
+}
+
+fn address(value: &serde_json::Value) -> Ipv4Addr {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn interfaces_appear_and_packets_flow_as_in_ec2() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED: interfaces_appear_and_packets_flow_as_in_ec2: {reason}");
+        return;
+    }
+    let mut s = Running::start("a");
+    mirror(&format!("{}-host", s.router));
+    mirror(&format!("{}-inet", s.router));
+    let first = s.enis().remove(0);
+    let (eni0, primary) = (first["id"].as_str().unwrap().to_owned(), address(&first["primary"]));
+    assert!(s.ip("link show eth0").contains(first["mac"].as_str().unwrap()));
+    assert_eq!(s.reaches(primary, HOST), Some(primary), "inside the VPC addresses stay");
+    let public = s.reaches(primary, INTERNET).expect("the primary address has a public one");
+    assert_eq!(public.octets()[..3], [203, 0, 113]);
+
+    // A pod's address, before and after EC2 knows it as the interface's.
+    let foreign = Ipv4Addr::new(10, 0, 40, 77);
+    s.ip(&format!("address add {foreign}/32 dev lo"));
+    assert_eq!(s.reaches(foreign, HOST), None, "a foreign source is dropped");
+    s.ec2(&format!("AssignPrivateIpAddresses&NetworkInterfaceId={eni0}&SecondaryPrivateIpAddressCount=1"));
+    let secondary = address(&s.enis()[0]["secondary"][0]);
+    s.ip(&format!("address add {secondary}/32 dev lo"));
+    assert_eq!(s.reaches(secondary, HOST), Some(secondary));
+    assert_eq!(s.reaches(secondary, INTERNET), None, "a secondary address has no public one");
+
+    // A second interface, plugged, used and unplugged.
+    let made = s.ec2("CreateNetworkInterface&SubnetId=subnet-0a7c5e3b1d9f82464");
+    let eni1 = made.split("<networkInterfaceId>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let instance = "i-0c3f1a9d27b6e4851";
+    let attached =
+        s.ec2(&format!("AttachNetworkInterface&NetworkInterfaceId={eni1}&InstanceId={instance}&DeviceIndex=1"));
+    let attachment = attached.split("<attachmentId>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let second = s.enis().into_iter().find(|e| e["id"] == *eni1).unwrap();
+    assert!(s.ip("link show eth1").contains(second["mac"].as_str().unwrap()), "there when the call returns");
+    let own = address(&second["primary"]);
+    s.ip(&format!("address add {own}/32 dev eth1"));
+    s.ip("link set eth1 up");
+    assert_eq!(s.reaches(own, HOST), None, "its address through the other interface is foreign");
+    s.ip("route add 10.0.32.1 dev eth1 table 2");
+    s.ip("route add default via 10.0.32.1 dev eth1 table 2");
+    s.ip(&format!("rule add from {own} lookup 2"));
+    assert_eq!(s.reaches(own, HOST), Some(own));
+    s.ec2(&format!("DetachNetworkInterface&AttachmentId={attachment}"));
+    assert!(!s.ip("-o link show").contains("eth1"));
+
+    s.ec2(&format!("UnassignPrivateIpAddresses&NetworkInterfaceId={eni0}&PrivateIpAddress.1={secondary}"));
+    assert_eq!(s.reaches(secondary, HOST), None, "no longer the interface's");
+
+    // EC2 and IMDS answer on the node's own loopback too.
+    let ec2 = s.ec2;
+    let reply = inside(&s.node, move || std::net::TcpStream::connect(ec2).is_ok());
+    assert!(reply);
+
+    kill_process(Pid::from_child(&s.child), Signal::TERM).unwrap();
+    let start = Instant::now();
+    while s.child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(10), "does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let left = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(!left.contains(&s.node) && !left.contains(&s.router), "{left}");
+}
