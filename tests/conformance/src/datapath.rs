@@ -68,6 +68,9 @@ pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
 }
 
 fn run_case(value: &Value) -> CaseResult {
+    if let Some(result) = crate::cni::run_case(value) {
+        return result;
+    }
     let text = |key: &str| value[key].as_str().unwrap_or_default();
     let case = Case {
         name: text("name"),
@@ -93,7 +96,6 @@ fn outcome(case: &Case) -> Outcome {
         "rule_update" => rules::rule_update(case),
         "iptables_host" => iptables::host(case),
         "connmark_iptables" => iptables::connmark(case),
-        "cni_protocol" | "cni_add" | "cni_del" => skip("run by the plugin's suite"),
         "branch_setup" | "branch_teardown" => skip("branch ENIs come later"),
         "connmark_nft" => skip("the nftables connmark backend comes later; the iptables form is used with either kind"),
         "egress" => skip("egress-cni comes later"),

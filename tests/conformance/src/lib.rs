@@ -3,7 +3,11 @@
 //! A suite is a module with `pub fn run(file: &Value) -> Option<Vec<CaseResult>>`: `None` if the file is not of its
 //! kind, otherwise one result per case, none silently left out. Add it to [`SUITES`].
 
+mod cni;
+mod datapath;
+mod env;
 mod instance_limits;
+mod metrics;
 mod warm_pool;
 
 use std::collections::BTreeMap;
@@ -17,7 +21,7 @@ use serde_json::Value;
 pub type Suite = fn(&Value) -> Option<Vec<CaseResult>>;
 
 /// All of them. The first that knows a file runs it.
-pub const SUITES: &[Suite] = &[warm_pool::run, instance_limits::run];
+pub const SUITES: &[Suite] = &[warm_pool::run, instance_limits::run, datapath::run, env::run, metrics::run];
 
 /// How one case went.
 #[derive(Debug, Clone, PartialEq, Eq)]
