@@ -35,4 +35,4 @@ for _ in $(seq 150); do
     sleep 0.2
 done
 
-RESERVOIR_MOTO_URL="http://127.0.0.1:$port" cargo test -p reservoir-cloud --test moto -- --nocapture "$@"
+RESERVOIR_MOTO_URL="http://127.0.0.1:$port" cargo test --locked --workspace --test moto -- --nocapture "$@"

@@ -1,0 +1,55 @@
+# The two commands of a newcomer are `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VECTORS ?= tests/vectors
+
+.PHONY: help setup build plugin demo test check rings conformance bench policies fmt doc clean
+
+help:
+	@echo 'make demo          the main job on the simulated AWS: pods get VPC addresses (root)'
+	@echo 'make test          format, lints, every test ring, docs'
+	@echo 'make conformance   run vectors: VECTORS=DIR (default tests/vectors)'
+	@echo 'make bench         the figures, each beside its floor (root; release build)'
+	@echo 'make policies      rebuild the committed .wasm components (needs the wasm32-wasip2 target)'
+	@echo 'make check         format and lints alone'
+	@echo 'make rings         the test rings alone: RING=unit|conformance|policy|sim|kernel|e2e|moto|cnitool'
+	@echo 'make setup         install what the above need'
+
+setup:
+	@tests/setup.sh
+
+# One selection of packages for all that is built, so that features are unified once and nothing is built twice.
+build: setup
+	cargo build --locked --workspace --all-targets
+
+plugin: setup
+	cni/aws-cni/build.sh
+
+demo: setup plugin
+	cargo build --locked --workspace --all-targets
+	tests/demo/run.sh
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+rings: build plugin
+	tests/rings.sh $(RING)
+
+test: check rings doc
+
+doc: setup
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+conformance: setup
+	cargo run --locked --quiet -p conformance -- $(VECTORS)
+
+bench: setup plugin
+	cargo build --locked --release -p reservoir-ipamd -p reservoir-sim -p bench --bins
+	target/release/bench
+
+policies: setup
+	policies/build.sh
+
+clean:
+	cargo clean

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Runs the test rings, from the fastest to the most real, and counts what each ran and skipped. A ring that cannot run
+# says so with its reason; it never passes in silence. With a name: that ring alone.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+only=${1:-}
+summary=()
+failed=0
+total_passed=0
+total_failed=0
+total_skipped=0
+
+ring() { # name, command...
+    local name=$1
+    shift
+    [ -z "$only" ] || [ "$only" = "$name" ] || return 0
+    echo "=== ring $name"
+    local log
+    log=$(mktemp)
+    local status=0
+    "$@" 2>&1 | tee "$log" || status=$?
+    local passed bad skipped
+    passed=$(sed -n 's/^test result: .* \([0-9]*\) passed;.*/\1/p; s/^ring-result: \([0-9]*\) passed.*/\1/p' "$log" | awk '{n+=$1} END {print n+0}')
+    bad=$(sed -n 's/^test result: .*; \([0-9]*\) failed;.*/\1/p; s/^ring-result: .* \([0-9]*\) failed.*/\1/p' "$log" | awk '{n+=$1} END {print n+0}')
+    skipped=$(grep -c 'SKIPPED:' "$log")
+    if [ "$status" -ne 0 ]; then
+        failed=1
+        [ "$bad" -gt 0 ] || bad=1
+    fi
+    total_passed=$((total_passed + passed))
+    total_failed=$((total_failed + bad))
+    total_skipped=$((total_skipped + skipped))
+    summary+=("$(printf '%-12s %5d passed %3d failed %3d skipped' "$name" "$passed" "$bad" "$skipped")")
+    while IFS= read -r line; do summary+=("             $line"); done < <(grep -ho 'SKIPPED:.*' "$log" | sort -u)
+    rm -f "$log"
+}
+
+# All with --workspace: a smaller selection would unify features differently and build the world again.
+tests() {
+    # grep says 1 when nothing is left to print; pipefail keeps the status of the tests.
+    cargo test --locked --workspace "$@" -- --nocapture --test-threads 2 2>&1 |
+        { grep -v -E '^(running|test .* ok$|$)' || [ $? -eq 1 ]; }
+}
+targets() { # test targets of these packages
+    local package
+    for package in "$@"; do
+        cargo metadata --locked --no-deps --format-version 1 |
+            jq -r --arg p "$package" '.packages[] | select(.name == $p) | .targets[] | select(.kind[] == "test") | select(.name != "moto") | "--test", .name'
+    done
+}
+
+ring unit tests --lib --bins
+# shellcheck disable=SC2046 # a list of words
+ring conformance tests $(targets conformance)
+# shellcheck disable=SC2046
+ring policy tests $(targets reservoir-policy policy-test reservoir-policy-default reservoir-policy-sdk)
+# shellcheck disable=SC2046
+ring sim tests $(targets reservoir-sim reservoir-cloud reservoir-rpc reservoir-ipamd)
+# shellcheck disable=SC2046
+ring kernel tests $(targets reservoir-net aws-cni)
+# shellcheck disable=SC2046
+ring e2e tests $(targets ring)
+ring moto tests/moto/run.sh
+ring cnitool tests/cnitool/run.sh
+
+echo
+echo "rings:"
+printf '  %s\n' "${summary[@]}"
+echo "$total_passed passed, $total_failed failed, $total_skipped skipped"
+exit "$failed"
