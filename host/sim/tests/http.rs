@@ -126,7 +126,7 @@ async fn an_interface_from_create_to_delete() {
     let log = a.admin("GET", "/sim/log", "").await;
     assert_eq!(log[0]["action"], "CreateNetworkInterface");
     assert_eq!(log[0]["instance"], NODE, "the only instance is the caller");
-    assert_eq!(log.as_array().unwrap().len(), 9);
+    assert_eq!(log.as_array().unwrap().len(), 10);
 }
 
 #[tokio::test]

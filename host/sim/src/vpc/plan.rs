@@ -73,8 +73,6 @@ impl Site {
                 ("ipv4/conf/default/proxy_arp", "1"),
                 ("ipv4/conf/all/send_redirects", "0"),
                 ("ipv4/conf/default/send_redirects", "0"),
-                // Else a proxied ARP answer takes up to 0.8 s.
-                ("ipv4/neigh/default/proxy_delay", "0"),
             ]),
         };
         let mut router = String::from("link set lo up\n");
@@ -106,6 +104,7 @@ impl Site {
             sysctl,
             Step::Nft { namespace: self.router.clone(), ruleset: RULESET.to_owned() },
             Step::Ip { namespace: self.router.clone(), lines: router },
+            self.prompt_proxy("host0"),
             end(&self.host, self.host_address, host_gateway),
             end(&self.internet, self.internet_address, internet_gateway),
             Step::Ip { namespace: self.node.clone(), lines: "link set lo up\n".to_owned() },
@@ -130,6 +129,7 @@ impl Site {
         let mut steps = Vec::new();
         steps.extend(self.filter(None, Some(link)));
         steps.push(Step::Ip { namespace: self.router.clone(), lines: router + &routes(None, link) });
+        steps.push(self.prompt_proxy(router_name));
         if let (true, Some(primary)) = (link.is_primary, link.primary) {
             let (length, gateway) = (subnet.length(), subnet.gateway());
             let lines = format!(
@@ -139,6 +139,12 @@ impl Site {
             steps.push(Step::Ip { namespace: self.node.clone(), lines });
         }
         steps
+    }
+
+    /// Without it a proxied ARP answer takes up to 0.8 s.
+    fn prompt_proxy(&self, port: &str) -> Step {
+        let key = format!("ipv4/neigh/{port}/proxy_delay");
+        Step::Sysctl { namespace: self.router.clone(), values: vec![(key, "0")] }
     }
 
     /// Takes an interface out; its routes go with it.
