@@ -87,10 +87,7 @@ impl CniBackend for Service {
             // A soft failure, as the reference answers (spec 02 §2.4); old plugins see just that. The reason travels in
             // a header that ours tells the runtime.
             let mut response = Response::new(rpc::AddNetworkReply::default());
-            if let Ok(value) = why.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect::<String>().parse()
-            {
-                response.metadata_mut().insert(REASON_HEADER, value);
-            }
+            rpc::reason::write(response.metadata_mut(), why);
             Ok(response)
         };
         for (name, value) in
@@ -182,9 +179,6 @@ impl Service {
         }
     }
 }
-
-/// Response header of a soft failure: why, for people.
-pub const REASON_HEADER: &str = "reservoir-reason";
 
 fn metadata(ip: IpAddr, device: u32, table: u32) -> rpc::IpAllocationMetadata {
     let (ipv4_addr, ipv6_addr) = match ip {
