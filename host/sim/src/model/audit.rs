@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use reservoir_core::ip::Ipv4Net;
 use serde::Serialize;
 
 use super::aws::{AttachmentStatus, Aws};
@@ -103,11 +102,5 @@ impl Aws {
             }
         }
         out
-    }
-
-    /// Whether the subnets hold exactly the addresses that interfaces own; tests look at it after every step.
-    #[must_use]
-    pub fn owns(&self, block: Ipv4Net) -> bool {
-        self.enis.values().any(|e| e.addresses().blocks().any(|b| b == block))
     }
 }

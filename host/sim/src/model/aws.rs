@@ -336,7 +336,7 @@ impl Aws {
 
     pub(super) fn blank_eni(&mut self, subnet: &str, zone: &str, now: Duration) -> Eni {
         let mac = loop {
-            let [.., a, b, c, d, e] = self.random.next().to_be_bytes();
+            let [.., a, b, c, d, e] = self.random.bits().to_be_bytes();
             let mac = format!("06:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}");
             if self.macs.insert(mac.clone()) {
                 break mac;
@@ -364,6 +364,6 @@ impl Aws {
     }
 
     pub(super) fn fresh_id(&mut self, kind: &str) -> String {
-        format!("{kind}-0{:016x}", self.random.next())
+        format!("{kind}-0{:016x}", self.random.bits())
     }
 }

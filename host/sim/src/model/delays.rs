@@ -118,9 +118,8 @@ impl Delays {
     /// # Errors
     /// Names the first key that is no delay, or a value that is negative or not finite.
     pub fn with(self, overrides: &BTreeMap<String, f64>) -> Result<Self, String> {
-        let mut fields = match serde_json::to_value(self) {
-            Ok(serde_json::Value::Object(fields)) => fields,
-            _ => return Err("delays do not serialise".to_owned()),
+        let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(self) else {
+            return Err("delays do not serialise".to_owned());
         };
         for (key, value) in overrides {
             if !(value.is_finite() && *value >= 0.0) {
@@ -158,7 +157,8 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -168,12 +168,12 @@ impl Random {
 
     /// Uniform in `[0, n)`; 0 for n = 0.
     pub fn below(&mut self, n: u32) -> u32 {
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u32
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u32
     }
 
     /// Uniform in `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// `seconds`, stretched by the jitter.

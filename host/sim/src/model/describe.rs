@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 impl Aws {
     pub(super) fn describe(&self, op: &Op, now: Duration) -> Result<Reply, Refusal> {
         match op {
-            Op::DescribeNetworkInterfaces(query) => self.describe_interfaces(query, |eni| Some(eni), now),
+            Op::DescribeNetworkInterfaces(query) => self.describe_interfaces(query, Some, now),
             Op::DescribeInstances(query) => self.describe_instances(query),
             Op::DescribeSubnets(query) => self.describe_subnets(query),
             Op::DescribeInstanceTypes(query) => describe_types(query),
