@@ -5,13 +5,17 @@
 //! |---|---|
 //! | [`node`] | starts and ends it all; the daemon can be killed and started again |
 //! | [`cni`] | runs a configuration list as a container runtime does |
+//! | [`backend`] | the daemon's gRPC without a plugin |
+//! | [`traffic`] | TCP and UDP between namespaces |
 //! | [`shell`] | `ip`, `curl` and the like, in a namespace |
 //! | [`skip`] | says loudly what cannot run here |
 
+pub mod backend;
 pub mod cni;
 pub mod node;
 pub mod shell;
 pub mod skip;
+pub mod traffic;
 
 pub use cni::Cni;
-pub use node::{Node, Options};
+pub use node::{Node, Options, Pod};

@@ -365,6 +365,60 @@ impl Node {
         Ok(serde_json::from_str(&run("curl", &["-s", "-f", "--max-time", "10", &format!("{}/sim/log", self.ec2)])?)?)
     }
 
+    /// Scripts faults, or ends an instance: `POST /sim/<what>` of the simulated AWS.
+    ///
+    /// # Errors
+    /// It does not answer, or does not understand.
+    pub fn sim_post(&self, what: &str, body: &Value) -> Result<()> {
+        let url = format!("{}/sim/{what}", self.ec2);
+        run("curl", &["-s", "-f", "--max-time", "10", "-d", &body.to_string(), &url]).map(drop)
+    }
+
+    /// The daemon's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("ipamd.sock")
+    }
+
+    /// The node's own address: that of its primary interface.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn address(&self) -> Result<std::net::Ipv4Addr> {
+        let text = in_netns(&self.netns(), "ip", &["-4", "-o", "addr", "show", "eth0"])?;
+        let address = text.split_whitespace().skip_while(|w| *w != "inet").nth(1).and_then(|a| a.split('/').next());
+        Ok(address.ok_or_else(|| anyhow!("eth0 has no address: {text}"))?.parse()?)
+    }
+
+    /// Addresses in the pool, and those that pods have.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn pool(&self) -> Result<(u64, u64)> {
+        let card = self.enis()?;
+        Ok((card["TotalIPs"].as_u64().unwrap_or(0), card["AssignedIPs"].as_u64().unwrap_or(0)))
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Errors
+    /// It is not within `patience`: with what was waited for and the end of the daemon's log.
+    pub fn wait_for(&self, what: &str, patience: Duration, mut so: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
+        let until = Instant::now() + patience;
+        loop {
+            let last = so(self);
+            if matches!(last, Ok(true)) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let last = last.err().map(|e| format!(" ({e:#})")).unwrap_or_default();
+                bail!("not within {patience:?}: {what}{last}
+{}", self.log_tail(30));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Pods' rules, routes and links that the node still has: empty after the last DEL.
     ///
     /// # Errors

@@ -1,0 +1,39 @@
+//! Ctrl-C and SIGTERM set a mark; the steps look at it and end, so that what was made is taken down.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Debug, Clone)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    pub fn came(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Watches from now on, on a thread of its own.
+pub fn watch() -> io::Result<Interrupt> {
+    let mark = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let set = mark.clone();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            set.store(true, Ordering::Relaxed);
+            // A second one must not end us in the middle of taking down: the handler stays.
+            std::future::pending::<()>().await;
+        });
+    })?;
+    Ok(Interrupt(mark))
+}
