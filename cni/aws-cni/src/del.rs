@@ -87,7 +87,7 @@ fn released(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkReply
             (Ok(address), Ok(table)) => addresses.push(PodAddress { address, table }),
             (Err(cause), _) => log.warn(format_args!("Skipped for {}: {cause}", env.container_id)),
             (_, Err(_)) => {
-                log.warn(format_args!("Skipped for {}: negative route table in {entry:?}", env.container_id))
+                log.warn(format_args!("Skipped for {}: negative route table in {entry:?}", env.container_id));
             }
         }
     }

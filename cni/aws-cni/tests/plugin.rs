@@ -145,11 +145,8 @@ fn conf_after_add() -> Value {
     conf
 }
 
-fn unknown_pod() -> Option<Result<DelNetworkReply, RpcError>> {
-    Some(Err(RpcError {
-        code: Code::NotFound,
-        message: "1 error occurred:\n\t* datastore: unknown pod\n\n".to_owned(),
-    }))
+fn unknown_pod() -> RpcError {
+    RpcError { code: Code::NotFound, message: "1 error occurred:\n\t* datastore: unknown pod\n\n".to_owned() }
 }
 
 #[test]
@@ -283,18 +280,18 @@ fn the_policy_agent_is_asked_unless_the_mode_is_none() {
 
 #[test]
 fn del_of_an_unknown_pod_succeeds_and_cleans_up_what_was_left() {
-    let world = World { del: unknown_pod(), ..World::default() };
+    let world = World { del: Some(Err(unknown_pod())), ..World::default() };
     assert_eq!(world.succeeds("DEL", &conf()), "", "without a saved result there is nothing to do");
     assert_eq!(world.calls(), ["del PodDeleted u1"]);
 
-    let world = World { del: unknown_pod(), ..World::default() };
+    let world = World { del: Some(Err(unknown_pod())), ..World::default() };
     world.succeeds("DEL", &conf_after_add());
     assert_eq!(world.calls(), ["del PodDeleted u1", "tear down 10.0.0.4 table 2"]);
 }
 
 #[test]
 fn del_by_a_saved_result_leaves_an_address_of_another_pod_alone() {
-    let route = |device: &str| World { del: unknown_pod(), route: Some(device.to_owned()), ..World::default() };
+    let route = |device: &str| World { del: Some(Err(unknown_pod())), route: Some(device.to_owned()), ..World::default() };
     let another = route("eniffffffffff");
     another.succeeds("DEL", &conf_after_add());
     assert_eq!(another.calls(), ["del PodDeleted u1"]);
