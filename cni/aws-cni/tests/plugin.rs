@@ -291,7 +291,8 @@ fn del_of_an_unknown_pod_succeeds_and_cleans_up_what_was_left() {
 
 #[test]
 fn del_by_a_saved_result_leaves_an_address_of_another_pod_alone() {
-    let route = |device: &str| World { del: Some(Err(unknown_pod())), route: Some(device.to_owned()), ..World::default() };
+    let route =
+        |device: &str| World { del: Some(Err(unknown_pod())), route: Some(device.to_owned()), ..World::default() };
     let another = route("eniffffffffff");
     another.succeeds("DEL", &conf_after_add());
     assert_eq!(another.calls(), ["del PodDeleted u1"]);
