@@ -13,12 +13,17 @@
 //! |---|---|
 //! | `mod.rs` | pods: ADD, DEL, waiting; decisions: when to ask, what to do with the answer |
 //! | `snapshot.rs` | the store and all that lies around it, as the policy sees it |
-//! | `jobs.rs` | assign, create, release, remove: chains of calls |
+//! | `jobs.rs` | chains of calls, and what they share |
+//! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs` | one kind of job each |
 //! | `verify.rs` | what is attached when the daemon starts, and what EC2 says of it |
 //! | `pace.rs` | back-off, refusals, history, jitter |
 
+mod assign;
+mod create;
 mod jobs;
 mod pace;
+mod release;
+mod remove;
 mod snapshot;
 mod types;
 mod verify;

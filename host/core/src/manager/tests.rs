@@ -79,9 +79,8 @@ impl Ec2 {
     }
 
     fn call(&mut self, request: &Request) -> Result<Answer, CloudError> {
-        let error = |kind| {
-            Err(CloudError { api: request.api(), kind, code: format!("{kind:?}"), message: String::new() })
-        };
+        let error =
+            |kind| Err(CloudError { api: request.api(), kind, code: format!("{kind:?}"), message: String::new() });
         if self.faults.front().is_some_and(|(api, _)| *api == request.api()) {
             let (_, kind) = self.faults.pop_front().unwrap();
             return error(kind);

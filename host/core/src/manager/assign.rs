@@ -1,0 +1,97 @@
+//! More addresses or prefixes on an attached interface: all, then one (spec 01 §3.5), then the subnet rests.
+
+use super::jobs::Job;
+use super::types::blocks;
+use super::{Command, Counter, JobId, Level, Manager, Now};
+use crate::cloud::{Answer, CloudError, ErrorKind, Request};
+use crate::ip::IpNet;
+use crate::policy::{Assign as Growing, Unit};
+use crate::store::Error as StoreError;
+
+#[derive(Debug)]
+pub(super) struct Assign {
+    pub eni: String,
+    pub subnet: String,
+    pub unit: Unit,
+    pub count: u32,
+    /// The try with 1 after the try with all (spec 01 §3.5).
+    last_try: bool,
+    /// EC2 said that the interface is fuller than we knew: its real addresses are being read.
+    resync: bool,
+}
+
+impl Manager {
+    /// Asks for more on an attached interface.
+    pub(super) fn start_assign(&mut self, now: Now, a: &Growing) -> Result<(), String> {
+        let eni = self.store.eni(&a.eni).ok_or("I12: it is gone")?;
+        let subnet = eni.subnet.clone();
+        let count = self.within_free(now, &subnet, a.unit, a.count, 0);
+        let request = Request::AssignPrivateIpAddresses { eni: a.eni.clone(), unit: a.unit, count };
+        let eni = a.eni.clone();
+        let job = Assign { eni, subnet, unit: a.unit, count, last_try: count == 1, resync: false };
+        let id = self.start(Job::Assign(job));
+        self.call(now, id, request);
+        Ok(())
+    }
+
+    pub(super) fn assigned(&mut self, now: Now, id: JobId, mut job: Assign, result: Result<Answer, CloudError>) {
+        match result {
+            Ok(Answer::Assigned { addresses, prefixes }) => {
+                self.growth.succeed();
+                self.add_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes));
+                if job.last_try {
+                    // The subnet runs dry: what it still has is worth knowing before the next request.
+                    self.subnets_wanted = true;
+                }
+            }
+            Ok(Answer::Interfaces(list)) if job.resync => match list.first() {
+                Some(i) => self.add_blocks(now, &job.eni, job.unit, &blocks(&i.secondary, &i.prefixes)),
+                None => self.out.push(Command::Count(Counter::GetEniAddressesFailed)),
+            },
+            Ok(other) => self.unexpected("AssignPrivateIpAddresses", &other),
+            Err(error) if job.resync => {
+                self.out.push(Command::Count(Counter::GetEniAddressesFailed));
+                self.growth_failed(now, error);
+            }
+            Err(error) => match error.kind {
+                ErrorKind::AddressLimit => {
+                    job.resync = true;
+                    let ids = vec![job.eni.clone()];
+                    self.jobs.insert(id, Job::Assign(job));
+                    return self.call(now, id, Request::DescribeNetworkInterfaces { ids });
+                }
+                // The ladder serves exhaustion; a call that EC2 throttles or does not answer is not made twice.
+                ErrorKind::NoFreeAddress | ErrorKind::NoFreePrefix | ErrorKind::Refused if !job.last_try => {
+                    job.last_try = true;
+                    job.count = 1;
+                    let request = Request::AssignPrivateIpAddresses { eni: job.eni.clone(), unit: job.unit, count: 1 };
+                    self.jobs.insert(id, Job::Assign(job));
+                    return self.call(now, id, request);
+                }
+                kind => {
+                    self.out.push(Command::Count(Counter::AllocAddressesFailed));
+                    if kind.is_exhausted() {
+                        self.refused.refuse(&job.subnet, job.unit, now.mono);
+                    }
+                    self.growth_failed(now, error);
+                }
+            },
+        }
+        self.ask(now.mono);
+    }
+
+    /// Puts blocks of an interface into the store and gives them to those who wait. Known ones are passed over.
+    pub(super) fn add_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet]) {
+        let wanted = unit != self.settings.unit;
+        for net in nets {
+            match self.store.add_cidr(eni, *net, wanted, now.mono) {
+                Ok(()) | Err(StoreError::DuplicateCidr) => {}
+                Err(error) => {
+                    self.out.push(Command::Count(Counter::AddAddressesFailed));
+                    self.log(Level::Warn, format!("{net} of {eni} cannot be used: {error}"));
+                }
+            }
+        }
+        self.serve_waiters(now);
+    }
+}

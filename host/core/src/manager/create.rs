@@ -1,0 +1,398 @@
+//! One interface more: groups, subnets, rank, create, attach, set-up. Whatever fails on the way, nothing is left behind.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::jobs::{Job, SUBNETS_FRESH, spec_of};
+use super::pace::retry_delay;
+use super::types::blocks;
+use super::{Command, Counter, JobId, Level, Manager, Now};
+use crate::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request};
+use crate::ip::IpNet;
+use crate::policy::{CreateEni, Standing, Unit};
+use crate::store::{EniSpec, Time};
+
+/// Seconds for which the primary interface's security groups are.
+const GROUPS_FRESH: Duration = Duration::from_secs(30);
+/// Highest usable device index (spec 01 §1.9).
+const MAX_DEVICE: u32 = 99;
+
+#[derive(Debug)]
+pub(super) struct Create {
+    pub unit: Unit,
+    pub count: u32,
+    stage: Stage,
+    candidates: VecDeque<String>,
+    exhausted: bool,
+    token: String,
+    tries: u32,
+    made: Option<Interface>,
+    pub device: Option<u32>,
+    attachment: Option<String>,
+    pub retry_at: Option<Time>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Groups,
+    Subnets,
+    Rank,
+    Create,
+    Attach,
+    /// An attach failed in a way that leaves open whether it happened, or on which index it may.
+    Look,
+    SetUp,
+}
+
+impl Create {
+    pub fn is_for(&self, eni: &str) -> bool {
+        self.made.as_ref().is_some_and(|m| m.eni == eni)
+    }
+}
+
+impl Manager {
+    /// Begins with an interface more.
+    pub(super) fn start_create(&mut self, now: Now, c: &CreateEni) -> Result<(), String> {
+        if !self.room() {
+            return Err("I6: no room".to_owned());
+        }
+        let usable = self.usable_subnets();
+        if !usable.is_empty() && usable.iter().all(|s| self.refused.until(s, c.unit, now.mono).is_some()) {
+            return Err("I7: no subnet has any left".to_owned());
+        }
+        let token = self.random.token();
+        let id = self.start(Job::Create(Box::new(Create {
+            unit: c.unit,
+            count: c.count,
+            stage: Stage::Groups,
+            candidates: VecDeque::new(),
+            exhausted: false,
+            token,
+            tries: 0,
+            made: None,
+            device: None,
+            attachment: None,
+            retry_at: None,
+        })));
+        self.create_step(now, id);
+        Ok(())
+    }
+
+    /// Makes the call that the stage of a creation stands for.
+    pub(super) fn create_step(&mut self, now: Now, id: JobId) {
+        let Some(Job::Create(mut job)) = self.jobs.remove(&id) else { return };
+        let request = loop {
+            match job.stage {
+                Stage::Groups => {
+                    let fresh = |at: Time| now.mono.saturating_sub(at) < GROUPS_FRESH;
+                    if self.security_groups.as_ref().is_some_and(|(_, at)| fresh(*at)) {
+                        job.stage = Stage::Subnets;
+                        continue;
+                    }
+                    break Some(Request::PrimarySecurityGroups { mac: self.settings.instance.mac.clone() });
+                }
+                Stage::Subnets => {
+                    let fresh = self.subnets_seen.is_some_and(|at| now.mono.saturating_sub(at) < SUBNETS_FRESH);
+                    if fresh && !self.subnets_wanted {
+                        job.stage = Stage::Rank;
+                        continue;
+                    }
+                    let Self { settings, .. } = self;
+                    let vpc = settings.instance.vpc.clone();
+                    let availability_zone = settings.instance.availability_zone.clone();
+                    break Some(Request::DescribeSubnets { vpc, availability_zone });
+                }
+                Stage::Rank => {
+                    let node = std::sync::Arc::new(self.snapshot(now));
+                    let request = CreateEni { card: 0, unit: job.unit, count: job.count };
+                    self.out.push(Command::Rank { job: id, node, request });
+                    break None;
+                }
+                Stage::Create => match job.candidates.front() {
+                    Some(subnet) => break Some(self.create_request(now, &job, &subnet.clone())),
+                    None => {
+                        let code = if job.exhausted { "InsufficientFreeAddressesInSubnet" } else { "" };
+                        let kind = if job.exhausted { ErrorKind::NoFreeAddress } else { ErrorKind::Refused };
+                        let message = "no subnet could take the interface".to_owned();
+                        let error = CloudError { api: "CreateNetworkInterface", kind, code: code.to_owned(), message };
+                        return self.create_failed(now, *job, error);
+                    }
+                },
+                Stage::Attach => {
+                    let Some(made) = &job.made else { return };
+                    let eni = made.eni.clone();
+                    let Some(device_index) = job.device.or_else(|| self.free_device()) else {
+                        let message = format!("all device indexes up to {MAX_DEVICE} are in use");
+                        let (kind, code) = (ErrorKind::InterfaceLimit, String::new());
+                        let error = CloudError { api: "AttachNetworkInterface", kind, code, message };
+                        return self.create_failed(now, *job, error);
+                    };
+                    job.device = Some(device_index);
+                    let instance = self.settings.instance.instance_id.clone();
+                    break Some(Request::AttachNetworkInterface { eni, instance, device_index, card: 0 });
+                }
+                Stage::Look => {
+                    break Some(Request::DescribeInstance { instance: self.settings.instance.instance_id.clone() });
+                }
+                Stage::SetUp => break None,
+            }
+        };
+        self.jobs.insert(id, Job::Create(job));
+        if let Some(request) = request {
+            self.call(now, id, request);
+        }
+    }
+
+    fn create_request(&self, now: Now, job: &Create, subnet: &str) -> Request {
+        let instance = &self.settings.instance.instance_id;
+        let mut tags = self.wanted_tags();
+        tags.push(("node.k8s.amazonaws.com/createdAt".to_owned(), crate::time::rfc3339(now.unix.as_secs())));
+        tags.sort();
+        Request::CreateNetworkInterface(CreateInterface {
+            subnet: subnet.to_owned(),
+            description: format!("aws-K8S-{instance}"),
+            security_groups: self.security_groups.as_ref().map(|(g, _)| g.clone()).unwrap_or_default(),
+            tags,
+            unit: job.unit,
+            // Its own address comes out of the same subnet.
+            count: self.within_free(now, subnet, job.unit, job.count, 1),
+            connection_tracking: self.connection_tracking,
+            client_token: job.token.clone(),
+        })
+    }
+
+    /// The tags of a managed interface, but for `createdAt` (spec 03 §7.8), sorted by key.
+    pub(super) fn wanted_tags(&self) -> Vec<(String, String)> {
+        let settings = &self.settings;
+        let mut tags = std::collections::BTreeMap::new();
+        tags.insert("node.k8s.amazonaws.com/instance_id".to_owned(), settings.instance.instance_id.clone());
+        if !settings.cluster_name.is_empty() {
+            tags.insert("cluster.k8s.amazonaws.com/name".to_owned(), settings.cluster_name.clone());
+            tags.insert("eks:eni:owner".to_owned(), "amazon-vpc-cni".to_owned());
+        }
+        tags.extend(settings.additional_tags.iter().cloned());
+        tags.into_iter().collect()
+    }
+
+    /// The lowest device index that nothing on the instance has or is about to have.
+    fn free_device(&self) -> Option<u32> {
+        let held = |index: u32| {
+            self.store.enis().any(|(e, _)| e.device_index == index)
+                || self.foreign_devices.contains(&index)
+                || self.jobs.values().any(|j| match j {
+                    Job::Create(c) => c.device == Some(index),
+                    Job::Remove(r) => r.attached && r.eni.device_index == index,
+                    Job::Adopt(a) => a.eni.device_index == index,
+                    _ => false,
+                })
+        };
+        (0..=MAX_DEVICE).find(|index| !held(*index))
+    }
+
+    pub(super) fn ranked(&mut self, now: Now, id: JobId, ranked: Result<Vec<String>, String>) {
+        let usable = |m: &Self, unit: Unit, s: &str| {
+            let allowed = m.subnets.is_empty() && s == m.settings.instance.subnet
+                || m.subnets.iter().any(|f| f.id == s && m.subnet_standing(f) != Standing::Forbidden);
+            allowed && m.refused.until(s, unit, now.mono).is_none()
+        };
+        let Some(Job::Create(job)) = self.jobs.get(&id) else { return };
+        let unit = job.unit;
+        let mut candidates: VecDeque<String> = VecDeque::new();
+        match ranked {
+            Ok(list) => {
+                for subnet in list {
+                    if !candidates.contains(&subnet) && usable(self, unit, &subnet) {
+                        candidates.push_back(subnet);
+                    }
+                }
+            }
+            Err(reason) => self.log(Level::Warn, format!("no subnet was chosen for a new interface: {reason}")),
+        }
+        // An empty list because every subnet is empty is exhaustion; any other is a refusal.
+        let usable_subnets = self.usable_subnets();
+        let exhausted = !usable_subnets.is_empty()
+            && usable_subnets.iter().all(|s| self.refused.until(s, unit, now.mono).is_some());
+        if let Some(Job::Create(job)) = self.jobs.get_mut(&id) {
+            job.stage = Stage::Create;
+            job.exhausted = candidates.is_empty() && exhausted;
+            job.candidates = candidates;
+        }
+        self.create_step(now, id);
+    }
+
+    pub(super) fn create_answer(
+        &mut self,
+        now: Now,
+        id: JobId,
+        mut job: Box<Create>,
+        result: Result<Answer, CloudError>,
+    ) {
+        match (job.stage, result) {
+            (Stage::Groups, Ok(Answer::SecurityGroups(mut groups))) => {
+                groups.sort();
+                self.security_groups = Some((groups, now.mono));
+                job.stage = Stage::Subnets;
+            }
+            (Stage::Groups, Err(error)) if self.security_groups.is_some() => {
+                self.log(Level::Warn, format!("the security groups read last are used: {error}"));
+                job.stage = Stage::Subnets;
+            }
+            (Stage::Subnets, Ok(Answer::Subnets(list))) => {
+                self.note_subnets(now, list);
+                job.stage = Stage::Rank;
+            }
+            (Stage::Subnets, Err(error)) if error.kind != ErrorKind::Throttled => {
+                // The documented fall-back (spec 01 §6.3, W10): what is known, or the node's own subnet.
+                self.log(Level::Warn, format!("subnets cannot be listed, the node's own is used: {error}"));
+                self.subnets_wanted = false;
+                job.stage = Stage::Rank;
+            }
+            (Stage::Create, Ok(Answer::Interfaces(list))) if !list.is_empty() => {
+                job.made = list.into_iter().next();
+                job.tries = 0;
+                job.stage = Stage::Attach;
+            }
+            (Stage::Create, Err(error)) => match error.kind {
+                // It may have been made: the same token finds it again.
+                ErrorKind::Unknown if job.tries < 3 => {
+                    job.tries += 1;
+                    job.retry_at = Some(now.mono + retry_delay(Duration::from_secs(1), job.tries, &mut self.random));
+                    self.jobs.insert(id, Job::Create(job));
+                    return;
+                }
+                ErrorKind::Unknown | ErrorKind::Throttled | ErrorKind::Unauthorized | ErrorKind::InterfaceLimit => {
+                    return self.create_failed(now, *job, error);
+                }
+                kind => {
+                    let Some(subnet) = job.candidates.pop_front() else { return };
+                    if kind.is_exhausted() {
+                        self.refused.refuse(&subnet, job.unit, now.mono);
+                    }
+                    self.log(Level::Warn, format!("no interface in {subnet}: {error}"));
+                    job.exhausted = kind.is_exhausted();
+                    if job.candidates.is_empty() {
+                        return self.create_failed(now, *job, error);
+                    }
+                    job.token = self.random.token();
+                }
+            },
+            (Stage::Attach, Ok(Answer::Attachment { id: attachment })) => {
+                return self.attached(now, id, job, attachment);
+            }
+            (Stage::Attach, Err(error)) => match error.kind {
+                ErrorKind::InUse | ErrorKind::Unknown | ErrorKind::Refused | ErrorKind::NotFound if job.tries < 5 => {
+                    job.tries += 1;
+                    job.stage = Stage::Look;
+                    if error.kind != ErrorKind::InUse {
+                        let delay = retry_delay(Duration::from_millis(500), job.tries, &mut self.random);
+                        job.retry_at = Some(now.mono + delay);
+                        self.jobs.insert(id, Job::Create(job));
+                        return;
+                    }
+                }
+                _ => return self.create_failed(now, *job, error),
+            },
+            (Stage::Look, Ok(Answer::Devices(devices))) => {
+                self.note_devices(&devices);
+                let Some(made) = &job.made else { return };
+                // The interface may have been attached by the call that was not answered.
+                job.device = devices.iter().find(|d| d.eni == made.eni).map(|d| d.device_index);
+                if job.device.is_some() {
+                    return self.attached(now, id, job, String::new());
+                }
+                job.stage = Stage::Attach;
+            }
+            (Stage::Look, Err(error)) => return self.create_failed(now, *job, error),
+            (_, Err(error)) => return self.create_failed(now, *job, error),
+            (_, Ok(other)) => {
+                self.unexpected("CreateNetworkInterface", &other);
+                let message = "EC2's answer was not understood".to_owned();
+                let (kind, code) = (ErrorKind::Refused, String::new());
+                let error = CloudError { api: "CreateNetworkInterface", kind, code, message };
+                return self.create_failed(now, *job, error);
+            }
+        }
+        self.jobs.insert(id, Job::Create(job));
+        self.create_step(now, id);
+    }
+
+    /// EC2 has taken the attachment: the kernel shows the rest.
+    fn attached(&mut self, now: Now, id: JobId, mut job: Box<Create>, attachment: String) {
+        let (Some(made), Some(device)) = (job.made.clone(), job.device) else { return };
+        job.stage = Stage::SetUp;
+        if attachment.is_empty() {
+            self.verify(now);
+        } else {
+            self.attachments.insert(made.eni.clone(), attachment.clone());
+            let request = Request::SetDeleteOnTermination { eni: made.eni.clone(), attachment: attachment.clone() };
+            job.attachment = Some(attachment);
+            self.start_minor(now, "delete on termination", request);
+        }
+        let eni = spec_of(&made, device);
+        let Some(subnet_cidr) = self.subnet_block(&made.subnet) else {
+            let message = format!("the address block of {} is not known", made.subnet);
+            let (kind, code) = (ErrorKind::Refused, String::new());
+            return self.create_failed(now, *job, CloudError { api: "DescribeSubnets", kind, code, message });
+        };
+        self.jobs.insert(id, Job::Create(job));
+        self.out.push(Command::SetUpEni { job: id, eni, subnet_cidr });
+    }
+
+    /// A new or adopted interface is programmed, or could not be.
+    pub(super) fn eni_ready(&mut self, now: Now, id: JobId, result: Result<(), String>) {
+        match self.jobs.remove(&id) {
+            Some(Job::Create(job)) => {
+                let (Some(made), Some(device)) = (job.made, job.device) else { return };
+                match result {
+                    Ok(()) => {
+                        self.growth.succeed();
+                        self.take_in(now, spec_of(&made, device), job.unit, &blocks(&made.secondary, &made.prefixes));
+                    }
+                    Err(error) => {
+                        self.out.push(Command::Count(Counter::SetUpEniFailed));
+                        self.log(Level::Error, format!("{} cannot be used and is removed: {error}", made.eni));
+                        let message = format!("{}: {error}", made.eni);
+                        let (kind, code) = (ErrorKind::Refused, String::new());
+                        self.growth.fail(now.mono, CloudError { api: "set-up", kind, code, message }, &mut self.random);
+                        self.dispose(now, spec_of(&made, device), true);
+                    }
+                }
+            }
+            Some(Job::Adopt(adopt)) => self.adopted(now, *adopt, result),
+            Some(other) => {
+                self.jobs.insert(id, other);
+            }
+            None => {}
+        }
+        self.ask(now.mono);
+    }
+
+    /// Puts a programmed interface into the store, with its blocks, and remembers that it is ours.
+    pub(super) fn take_in(&mut self, now: Now, spec: EniSpec, unit: Unit, nets: &[IpNet]) {
+        let id = spec.id.clone();
+        self.journal.removing.retain(|e| *e != id);
+        if !self.journal.managed.contains(&id) {
+            self.journal.managed.push(id.clone());
+        }
+        self.write_journal();
+        if let Err(error) = self.store.add_eni(spec, now.mono) {
+            self.log(Level::Debug, format!("{id}: {error}"));
+        }
+        let nets: Vec<IpNet> = nets.iter().copied().filter(|net| !self.is_returning(&id, *net)).collect();
+        self.log(Level::Info, format!("{id} serves {} addresses or prefixes", nets.len()));
+        self.add_blocks(now, &id, unit, &nets);
+    }
+
+    fn create_failed(&mut self, now: Now, job: Create, error: CloudError) {
+        self.out.push(Command::Count(Counter::AllocEniFailed));
+        if error.kind.is_exhausted() {
+            self.out.push(Command::Count(Counter::AllocAddressesFailed));
+        }
+        if let Some(made) = &job.made {
+            // Made and not attached: it goes again.
+            let spec = spec_of(made, job.device.unwrap_or(0));
+            self.dispose(now, spec, job.attachment.is_some());
+        }
+        self.growth_failed(now, error);
+    }
+}

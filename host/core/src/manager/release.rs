@@ -1,0 +1,115 @@
+//! Addresses and prefixes given back: out of the store and into the journal first, then EC2 is told.
+
+use std::time::Duration;
+
+use super::jobs::{Job, Retry};
+use super::pace::retry_delay;
+use super::types::Block;
+use super::{Command, JobId, Level, Manager, Now};
+use crate::cloud::{Answer, CloudError, ErrorKind, Request};
+use crate::ip::{IpNet, Ipv4Net};
+use crate::validate::Dropped;
+
+#[derive(Debug)]
+pub(super) struct Release {
+    blocks: Vec<Block>,
+    pub retry: Retry,
+}
+
+impl Release {
+    pub fn holds(&self, eni: &str, net: &str) -> bool {
+        self.blocks.iter().any(|b| b.eni == eni && b.net.to_string() == net)
+    }
+}
+
+impl Manager {
+    /// Takes the blocks out of the store, then tells EC2.
+    pub(super) fn start_releases(&mut self, now: Now, ids: &[u32], dropped: &mut Vec<Dropped>) -> Vec<String> {
+        let mut by_eni: Vec<(String, Vec<Block>)> = Vec::new();
+        for id in ids {
+            let action = || format!("release cidr {id}");
+            let Some(block) = self.numbered.get(*id as usize).cloned() else {
+                dropped.push(Dropped { action: action(), reason: "I12: unknown id".to_owned() });
+                continue;
+            };
+            if let Err(error) = self.store.take_cidr(&block.eni, block.net, now.mono) {
+                dropped.push(Dropped { action: action(), reason: format!("I3: {error}") });
+                continue;
+            }
+            self.journal.returning.push((block.eni.clone(), block.net.to_string()));
+            match by_eni.iter_mut().find(|(e, _)| *e == block.eni) {
+                Some((_, list)) => list.push(block),
+                None => by_eni.push((block.eni.clone(), vec![block])),
+            }
+        }
+        if by_eni.is_empty() {
+            return Vec::new();
+        }
+        self.last_trim = Some(now.mono);
+        self.write_journal();
+        let mut started = Vec::new();
+        for (eni, list) in by_eni {
+            let nets: Vec<Ipv4Net> = list.iter().filter_map(|b| b.net.as_ipv4()).collect();
+            let (singles, prefixes): (Vec<_>, Vec<_>) = nets.iter().partition(|n| n.length() == 32);
+            started.push(format!("release {} of {eni}", list.len()));
+            // One call for each kind (spec 01 §5).
+            for (addresses, prefixes) in [(Vec::new(), prefixes), (singles, Vec::new())] {
+                if addresses.is_empty() && prefixes.is_empty() {
+                    continue;
+                }
+                let nets: Vec<Ipv4Net> = addresses.iter().chain(&prefixes).copied().collect();
+                let blocks = list.iter().filter(|b| b.net.as_ipv4().is_some_and(|n| nets.contains(&n))).cloned();
+                let request = Request::UnassignPrivateIpAddresses {
+                    eni: eni.clone(),
+                    addresses: addresses.iter().map(|n| n.network()).collect(),
+                    prefixes,
+                };
+                let retry = Retry { at: None, attempt: 1, request: request.clone() };
+                let id = self.start(Job::Release(Release { blocks: blocks.collect(), retry }));
+                self.call(now, id, request);
+            }
+        }
+        started
+    }
+
+    pub(super) fn released(&mut self, now: Now, id: JobId, mut job: Release, result: Result<Answer, CloudError>) {
+        match result {
+            Ok(_) => self.returned(&job.blocks),
+            Err(error) if matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {
+                job.retry.attempt += 1;
+                let delay = retry_delay(Duration::from_secs(5), job.retry.attempt - 1, &mut self.random);
+                job.retry.at = Some(now.mono + delay);
+                self.log(Level::Warn, format!("addresses are given back later: {error}"));
+                self.jobs.insert(id, Job::Release(job));
+                return;
+            }
+            Err(error) => {
+                // EC2 has another view of the interface: what is there is looked at, not guessed.
+                self.log(Level::Warn, format!("addresses could not be given back: {error}"));
+                self.returned(&job.blocks);
+                self.verify(now);
+            }
+        }
+        self.ask(now.mono);
+    }
+
+    fn returned(&mut self, blocks: &[Block]) {
+        let gone = |eni: &str, net: &str| blocks.iter().any(|b| b.eni == eni && b.net.to_string() == net);
+        self.journal.returning.retain(|(eni, net)| !gone(eni, net));
+        self.write_journal();
+    }
+
+    pub(super) fn is_returning(&self, eni: &str, net: IpNet) -> bool {
+        let text = net.to_string();
+        self.journal.returning.iter().any(|(e, n)| e == eni && *n == text)
+    }
+
+    pub(super) fn write_journal(&mut self) {
+        self.out.push(Command::Journal(self.journal.clone()));
+    }
+
+    pub(super) fn apply_drain(&mut self, ids: &[u32]) {
+        let blocks: Vec<Block> = ids.iter().filter_map(|id| self.numbered.get(*id as usize).cloned()).collect();
+        self.store.drain(|eni, net| blocks.iter().any(|b| b.eni == eni && b.net == net));
+    }
+}

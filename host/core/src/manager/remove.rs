@@ -1,0 +1,131 @@
+//! An interface detached and deleted.
+
+use std::time::Duration;
+
+use super::jobs::{Job, Retry};
+use super::pace::retry_delay;
+use super::{Command, Counter, JobId, Level, Manager, Now};
+use crate::cloud::{Answer, CloudError, ErrorKind, Request};
+use crate::store::{EniSpec, Error as StoreError};
+
+/// Tries of a detach or a delete (spec 03 §8).
+const REMOVE_TRIES: u32 = 12;
+/// Between detach and delete (spec 03 §7.6).
+const DETACH_PAUSE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct Remove {
+    pub eni: EniSpec,
+    /// Whether it still takes a place on the instance.
+    pub attached: bool,
+    stage: RemoveStage,
+    pub retry: Retry,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RemoveStage {
+    Find,
+    Detach,
+    Delete,
+}
+
+impl Remove {
+    pub fn is_for(&self, eni: &str) -> bool {
+        self.eni.id == eni
+    }
+}
+
+impl Manager {
+    pub(super) fn start_removal(&mut self, now: Now, id: &str) -> Result<(), StoreError> {
+        let eni = self.store.take_eni(id, now.mono)?;
+        self.last_removal = Some(now.mono);
+        self.dispose(now, eni, true);
+        Ok(())
+    }
+
+    /// Detaches and deletes an interface that is in no store.
+    pub(super) fn dispose(&mut self, now: Now, eni: EniSpec, attached: bool) {
+        self.journal.managed.retain(|e| *e != eni.id);
+        if !self.journal.removing.contains(&eni.id) {
+            self.journal.removing.push(eni.id.clone());
+        }
+        self.write_journal();
+        let attachment = self.attachments.get(&eni.id).cloned();
+        let (stage, request) = match attachment {
+            _ if !attached => (RemoveStage::Delete, Request::DeleteNetworkInterface { eni: eni.id.clone() }),
+            Some(attachment) => (RemoveStage::Detach, Request::DetachNetworkInterface { attachment }),
+            None => (RemoveStage::Find, Request::DescribeNetworkInterfaces { ids: vec![eni.id.clone()] }),
+        };
+        let retry = Retry { at: None, attempt: 1, request: request.clone() };
+        let id = self.start(Job::Remove(Remove { eni, attached, stage, retry }));
+        self.call(now, id, request);
+    }
+
+    pub(super) fn removed(&mut self, now: Now, id: JobId, mut job: Remove, result: Result<Answer, CloudError>) {
+        let delete = Request::DeleteNetworkInterface { eni: job.eni.id.clone() };
+        match (job.stage, result) {
+            (RemoveStage::Find, Ok(Answer::Interfaces(list))) => {
+                match list.into_iter().next().and_then(|i| i.attachment) {
+                    Some(attachment) => {
+                        let request = Request::DetachNetworkInterface { attachment: attachment.id };
+                        job.stage = RemoveStage::Detach;
+                        job.retry = Retry { at: None, attempt: 1, request };
+                    }
+                    // No attachment: straight to the delete (spec 01 W12).
+                    None => self.detached(now, &mut job, delete, Duration::ZERO),
+                }
+            }
+            (RemoveStage::Find | RemoveStage::Delete, Err(e)) if e.kind == ErrorKind::NotFound => {
+                return self.gone(now, job);
+            }
+            (RemoveStage::Detach, Ok(_)) => self.detached(now, &mut job, delete, DETACH_PAUSE),
+            (RemoveStage::Detach, Err(e)) if e.kind == ErrorKind::NotFound => {
+                self.detached(now, &mut job, delete, Duration::ZERO);
+            }
+            (RemoveStage::Delete, Ok(_)) => return self.gone(now, job),
+            (_, Ok(other)) => {
+                self.unexpected("DeleteNetworkInterface", &other);
+                return self.gone(now, job);
+            }
+            (stage, Err(error)) => {
+                let hopeless = matches!(error.kind, ErrorKind::Unauthorized);
+                if job.retry.attempt >= REMOVE_TRIES || hopeless {
+                    self.out.push(Command::Count(Counter::FreeEniFailed));
+                    self.log(Level::Error, format!("{} is left behind: {error}", job.eni.id));
+                    self.journal.removing.retain(|e| *e != job.eni.id);
+                    self.write_journal();
+                    if stage != RemoveStage::Delete {
+                        // Still attached: EC2 is asked, and it is used again.
+                        self.verify(now);
+                    }
+                    return self.ask(now.mono);
+                }
+                let first = Duration::from_millis(if stage == RemoveStage::Delete { 500 } else { 200 });
+                let delay = retry_delay(first, job.retry.attempt, &mut self.random);
+                job.retry.attempt += 1;
+                job.retry.at = Some(now.mono + delay);
+            }
+        }
+        let due = job.retry.at.is_none();
+        let request = job.retry.request.clone();
+        self.jobs.insert(id, Job::Remove(job));
+        if due {
+            self.call(now, id, request);
+        }
+    }
+
+    fn detached(&mut self, now: Now, job: &mut Remove, delete: Request, pause: Duration) {
+        self.attachments.remove(&job.eni.id);
+        self.out.push(Command::TearDownEni { eni: job.eni.clone() });
+        job.stage = RemoveStage::Delete;
+        let at = (pause > Duration::ZERO).then(|| now.mono + pause);
+        job.retry = Retry { at, attempt: 1, request: delete };
+    }
+
+    fn gone(&mut self, now: Now, job: Remove) {
+        self.log(Level::Info, format!("{} is removed", job.eni.id));
+        self.journal.removing.retain(|e| *e != job.eni.id);
+        self.write_journal();
+        self.ask(now.mono);
+    }
+}
