@@ -43,7 +43,7 @@ pub const VARIABLES: &[Variable] = &[
         group: "Reservoir",
         readers: "D",
         ty: "int (seconds), 0..=60",
-        default: "8",
+        default: "30",
         class: Strict,
         here: Now,
         effect: "How long an ADD waits for an address while the pool is empty and one can still come; 0 = fail at once.",
