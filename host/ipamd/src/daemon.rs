@@ -206,6 +206,7 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     {
         tracing::warn!("the checkpoint could not be written again: {error}");
     }
+    look_again(&pool, found.unwired);
     let _watch = watch(config, metrics, &pool, policies).await;
     let mut vpc_cidrs = vpc;
     if !config.datapath.external_snat {
@@ -221,6 +222,38 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         region: instance.region,
     };
     Ok(Running { pool, facts, _watch, commands })
+}
+
+/// Frees what was given to pods that never came, once it is certain that no plugin is still at work on them.
+fn look_again(pool: &Arc<Pool>, unwired: Vec<recovery::Unwired>) {
+    if unwired.is_empty() {
+        return;
+    }
+    let pool = Arc::downgrade(pool);
+    tokio::spawn(async move {
+        tokio::time::sleep(recovery::UNWIRED).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let network = pool.network().clone();
+        let looked = tokio::task::spawn_blocking(move || recovery::still_unwired(unwired, &*network)).await;
+        let gone = match looked {
+            Ok(Ok(gone)) => gone,
+            Ok(Err(error)) => return tracing::warn!("pods without a veth were not looked for: {error}"),
+            Err(error) => return tracing::warn!("pods without a veth were not looked for: {error}"),
+        };
+        for recovery::Unwired { key, address, .. } in gone {
+            // Deleted meanwhile, the address may be another pod's by now.
+            if pool.look(|manager, _| manager.store().lookup(&key)).is_none_or(|held| held.ip != address) {
+                continue;
+            }
+            let network = pool.network().clone();
+            // Rules are removed as far as they are there; what fails is logged.
+            let _ = tokio::task::spawn_blocking(move || network.prune(&[address])).await;
+            match pool.del(&key).await {
+                Ok(_) => tracing::info!(ip = %address, sandbox = key.container, "the pod never came: address released"),
+                Err(error) => tracing::warn!(ip = %address, "the address of a pod that never came stays: {error}"),
+            }
+        }
+    });
 }
 
 /// Watches the policy directory. Waits a moment for the first load, so that a mounted policy makes the first decision.

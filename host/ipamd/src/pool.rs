@@ -145,6 +145,11 @@ impl Pool {
     }
 
     #[must_use]
+    pub fn network(&self) -> &Arc<dyn HostNetwork> {
+        &self.edges.network
+    }
+
+    #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.edges.metrics
     }

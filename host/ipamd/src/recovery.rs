@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use reservoir_core::checkpoint::{self, Allocation, DropReason, ParseError};
 use reservoir_core::store::{Key, PodMeta};
@@ -14,6 +15,10 @@ use crate::network::HostNetwork;
 
 /// Network name of entries that were rebuilt from the host; the container id is then the suffix of the pod's veth.
 const RECOVERED: &str = "_recovered-from-host";
+
+/// An address is answered before the plugin has made the pod's veth: an entry so young is kept without one. The plugin
+/// wires a pod in milliseconds, on an overloaded node in seconds.
+pub const UNWIRED: Duration = Duration::from_secs(30);
 
 /// Why the daemon must not start: it would have to guess.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +40,31 @@ pub enum RecoveryError {
 #[derive(Debug, Default)]
 pub struct Found {
     pub kept: Vec<(Allocation, IpAddr)>,
+    /// Entries that were not taken over, each of them logged.
+    pub dropped: Vec<(Allocation, DropReason)>,
     /// There was a file: it is written again, less what was dropped.
     pub rewrite: bool,
     /// Rules to be removed.
     pub prune: Vec<IpAddr>,
+    /// Entries of `kept` that have no veth yet: to be looked at again after [`UNWIRED`].
+    pub unwired: Vec<Unwired>,
+}
+
+/// A pod that was given an address moments ago and shows no veth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwired {
+    pub key: Key,
+    pub address: IpAddr,
+    suffix: String,
+}
+
+/// Those that still have no veth: their ADD failed, or they were deleted while the daemon was down.
+///
+/// # Errors
+/// The links cannot be listed.
+pub fn still_unwired(unwired: Vec<Unwired>, network: &dyn HostNetwork) -> Result<Vec<Unwired>, String> {
+    let links = network.links()?;
+    Ok(unwired.into_iter().filter(|u| !links.iter().any(|link| link.ends_with(&u.suffix))).collect())
 }
 
 /// The key under which a rebuilt entry of this pod stands.
@@ -52,6 +78,19 @@ pub fn key(namespace: &str, name: &str) -> Key {
 /// # Errors
 /// [`RecoveryError`]: nothing has been changed.
 pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result<Found, RecoveryError> {
+    read_for(path, network, unix_seconds, false)
+}
+
+/// The same for a node of either family.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_for(
+    path: &Path,
+    network: &dyn HostNetwork,
+    unix_seconds: u64,
+    ipv6: bool,
+) -> Result<Found, RecoveryError> {
     files::remove_stale(path);
     let shown = || path.display().to_string();
     let text = match fs::read(path) {
@@ -71,10 +110,23 @@ pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result
     let (rebuilt, allocations): (Vec<_>, Vec<_>) = allocations.into_iter().partition(|a| a.key.network == RECOVERED);
     // Without a kernel (RESERVOIR_HOST_NETWORK=none) there are no links to tell the living from the dead.
     let live = |suffix: &str| no_links || suffixes.contains(suffix);
-    let mut sorted =
-        checkpoint::sort(allocations, false, |namespace, name| live(&reservoir_net::names::suffix(namespace, name, 0)));
+    let suffix = |pod: &PodMeta| reservoir_net::names::suffix(&pod.namespace, &pod.name, 0);
+    let since = i128::from(unix_seconds.saturating_sub(UNWIRED.as_secs())) * 1_000_000_000;
+    let young: HashSet<String> =
+        allocations.iter().filter(|a| i128::from(a.timestamp) > since).map(|a| suffix(&a.pod)).collect();
+    let mut sorted = checkpoint::sort(allocations, ipv6, |namespace, name| {
+        let suffix = reservoir_net::names::suffix(namespace, name, 0);
+        live(&suffix) || young.contains(&suffix)
+    });
+    let unwired = sorted
+        .kept
+        .iter()
+        .filter(|(a, _)| !a.pod.namespace.is_empty() && !a.pod.name.is_empty())
+        .map(|(a, address)| Unwired { key: a.key.clone(), address: *address, suffix: suffix(&a.pod) })
+        .filter(|u| !live(&u.suffix))
+        .collect();
     for allocation in rebuilt {
-        match allocation.address(false) {
+        match allocation.address(ipv6) {
             Some(address) if live(&allocation.key.container) => sorted.kept.push((allocation, address)),
             _ => sorted.dropped.push((allocation, DropReason::StaleVeth)),
         }
@@ -88,7 +140,7 @@ pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result
             "an entry of the checkpoint is dropped"
         );
     }
-    Ok(Found { kept: sorted.kept, rewrite: true, prune: sorted.prune })
+    Ok(Found { kept: sorted.kept, dropped: sorted.dropped, rewrite: true, prune: sorted.prune, unwired })
 }
 
 /// The checkpoint is damaged: it is set aside, and the addresses that the host shows in use are marked so.
@@ -120,7 +172,7 @@ fn rebuild(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, reason: St
         "the checkpoint is damaged ({reason}): it was set aside, and the addresses of the pods that the host shows are \
          kept in use"
     );
-    Ok(Found { kept, rewrite: true, prune: Vec::new() })
+    Ok(Found { kept, rewrite: true, ..Found::default() })
 }
 
 #[cfg(test)]

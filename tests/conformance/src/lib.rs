@@ -3,6 +3,7 @@
 //! A suite is a module with `pub fn run(file: &Value) -> Option<Vec<CaseResult>>`: `None` if the file is not of its
 //! kind, otherwise one result per case, none silently left out. Add it to [`SUITES`].
 
+mod checkpoint;
 mod cni;
 mod datapath;
 mod env;
@@ -21,7 +22,7 @@ use serde_json::Value;
 pub type Suite = fn(&Value) -> Option<Vec<CaseResult>>;
 
 /// All of them. The first that knows a file runs it.
-pub const SUITES: &[Suite] = &[warm_pool::run, instance_limits::run, datapath::run, env::run, metrics::run];
+pub const SUITES: &[Suite] = &[warm_pool::run, checkpoint::run, instance_limits::run, datapath::run, env::run, metrics::run];
 
 /// How one case went.
 #[derive(Debug, Clone, PartialEq, Eq)]

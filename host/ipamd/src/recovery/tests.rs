@@ -92,3 +92,27 @@ fn an_unknown_version_and_unlistable_links_are_fatal() {
     assert!(matches!(read(&path, &host(), 7), Err(RecoveryError::Links(_))));
     assert!(path.exists());
 }
+
+#[test]
+fn an_address_given_moments_ago_is_kept_although_its_veth_is_not_there_yet() {
+    let entry = |name: &str, ip: &str, age: i64| {
+        let pod = PodMeta { namespace: "kube-system".to_owned(), name: name.to_owned(), interfaces: 1 };
+        checkpoint::entry(&Key::new("n", name, "eth0"), ip.parse().unwrap(), (1000 - age) * 1_000_000_000, &pod)
+    };
+    let texts = [
+        entry("coredns-57ff979f67-qqbdh", "10.0.0.5", 3),
+        entry("coredns-57ff979f67-8ns9b", "10.0.0.6", 3),
+        entry("old", "10.0.0.7", 31),
+    ];
+    let content = checkpoint::render(texts.iter().map(String::as_str));
+    let (_dir, path) = file(Some(std::str::from_utf8(&content).unwrap()));
+    let host = |links: &[&'static str]| Host { links: Some(links.to_vec()), pods: None };
+    let found = read(&path, &host(&["lo", "enib5faff8a083"]), 1000).unwrap();
+    let kept: Vec<_> = found.kept.iter().map(|(_, ip)| ip.to_string()).collect();
+    assert_eq!(kept, ["10.0.0.5", "10.0.0.6"]);
+    assert_eq!(found.prune, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+    assert_eq!(found.unwired.len(), 1, "only the one without a veth is looked at again");
+    assert_eq!(found.unwired[0].address.to_string(), "10.0.0.6");
+    let again = |links: &[&'static str]| still_unwired(found.unwired.clone(), &host(links)).unwrap().len();
+    assert_eq!((again(&["lo"]), again(&["lo", "eni9571956a6cc"])), (1, 0));
+}

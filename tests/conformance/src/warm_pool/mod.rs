@@ -27,6 +27,9 @@ pub(crate) fn run(file: &Value) -> Option<Vec<CaseResult>> {
 }
 
 fn run_case(value: &Value) -> CaseResult {
+    if let Some(result) = crate::env::warm_pool_case(value) {
+        return result;
+    }
     let case = match Case::deserialize(value) {
         Ok(case) => case,
         Err(e) => {
@@ -71,8 +74,6 @@ fn decide(case: &Case) -> Result<CaseResult, String> {
 /// Kinds that are no decision of a policy and for which no host function can be called from here.
 fn elsewhere(kind: &str) -> &'static str {
     match kind {
-        "env" | "env_derived" | "config_valid" => "reading the environment is the daemon's",
-        "max_pods_file" => "reading the max-pods file is the daemon's",
         "insufficient_cidr_cooldown" => "the pause after an exhausted subnet is the pool manager's, per subnet (W26)",
         "reconcile" | "reconcile_cooldown" => "comparing the store with IMDS and EC2 is the pool manager's",
         "wait_attached" => "waiting for a new interface is the pool manager's",
