@@ -3,16 +3,20 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`demo`] | `make demo` |
 //! | [`node`] | starts and ends it all; the daemon can be killed and started again |
 //! | [`cni`] | runs a configuration list as a container runtime does |
 //! | [`backend`] | the daemon's gRPC without a plugin |
 //! | [`traffic`] | TCP and UDP between namespaces |
+//! | [`random`] | seeded, so that a failure can be had again |
 //! | [`shell`] | `ip`, `curl` and the like, in a namespace |
 //! | [`skip`] | says loudly what cannot run here |
 
 pub mod backend;
 pub mod cni;
+pub mod demo;
 pub mod node;
+pub mod random;
 pub mod shell;
 pub mod skip;
 pub mod traffic;

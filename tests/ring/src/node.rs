@@ -19,7 +19,7 @@ use crate::shell::{get, in_netns, run};
 pub struct Options {
     pub instance_type: String,
     pub subnet: String,
-    /// `instant` or `realistic`.
+    /// `instant` or `realistic`; empty: as the configuration in `sim` says.
     pub delays: String,
     /// Of the daemon, over the defaults.
     pub env: Vec<(String, String)>,
@@ -101,8 +101,9 @@ impl Node {
         let log = fs::File::create(dir.path().join("aws-sim.log"))?;
         let mut sim = Command::new(&sim_binary)
             .args(["--instance-type", &options.instance_type, "--subnet-cidr", &options.subnet])
-            .args(["--delays", &options.delays, "--create-netns"])
+            .args(["--create-netns"])
             .args(["--node-netns", &format!("rn{tag}"), "--vpc-netns", &format!("rv{tag}")])
+            .args(if options.delays.is_empty() { vec![] } else { vec!["--delays", &options.delays] })
             .args(&options.sim)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -121,6 +122,8 @@ impl Node {
         let imds = ready["imds"].as_object().and_then(|m| m.values().next()).and_then(address);
         let imds = imds.ok_or_else(|| anyhow!("no IMDS address in {line}"))?;
         let netns = format!("rn{tag}");
+        // The kubelet's part (spec 05: the daemon leaves it alone); without it no pod reaches further than the node.
+        in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
         let socket = dir.path().join("ipamd.sock");
         let list = conflist(&socket, dir.path(), options.portmap);
         let plugin_dir = dir.path().join("bin");

@@ -19,6 +19,8 @@ pub fn can_run(test: &str, programs: &[&str]) -> bool {
     false
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether the program can be found.
+#[must_use]
+pub fn on_path(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }

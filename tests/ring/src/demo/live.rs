@@ -208,10 +208,10 @@ mod tests {
     fn what_introspection_shows_is_read() {
         let record = |network: &str, pod: &str| serde_json::json!({"IPAMKey": {"networkName": network}, "IPAMMetadata": {"k8sPodName": pod}});
         let card = serde_json::json!({"TotalIPs": 2, "AssignedIPs": 1, "ENIs": {"eni-1": {"ID": "eni-1", "DeviceNumber": 1,
-            "AvailableIPv4Cidrs": {
-                "10.0.0.5/32": {"IPAddresses": {"10.0.0.5": record("aws-cni", "pod-1")}},
-                "10.0.0.6/32": {"IPAddresses": {"10.0.0.6": record("", "")}},
-            }}}});
+        "AvailableIPv4Cidrs": {
+            "10.0.0.5/32": {"IPAddresses": {"10.0.0.5": record("aws-cni", "pod-1")}},
+            "10.0.0.6/32": {"IPAddresses": {"10.0.0.6": record("", "")}},
+        }}}});
         let pool = Pool::of_enis(&card);
         assert_eq!((pool.addresses, pool.assigned, pool.enis[&1].addresses), (2, 1, 2));
         assert_eq!(pool.pods(), BTreeMap::from([("pod-1", "10.0.0.5")]));

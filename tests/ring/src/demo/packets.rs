@@ -105,8 +105,7 @@ pub fn silent<'a>(netns: &str, to: &[(&'a str, &'a str)]) -> Vec<&'a str> {
     let mut silent = Vec::new();
     for some in to.chunks(8) {
         std::thread::scope(|scope| {
-            let asked: Vec<_> =
-                some.iter().map(|(name, ip)| (name, scope.spawn(move || answers(netns, ip)))).collect();
+            let asked: Vec<_> = some.iter().map(|(name, ip)| (name, scope.spawn(move || answers(netns, ip)))).collect();
             silent.extend(asked.into_iter().filter_map(|(name, t)| (!t.join().unwrap_or(false)).then_some(*name)));
         });
     }
@@ -173,7 +172,8 @@ mod tests {
 
     #[test]
     fn pings_are_counted() {
-        let said = "--- 10.0.200.10 ping statistics ---\n38 packets transmitted, 37 received, 2.6% packet loss, time 3798ms\n";
+        let said =
+            "--- 10.0.200.10 ping statistics ---\n38 packets transmitted, 37 received, 2.6% packet loss, time 3798ms\n";
         assert_eq!(counts(said), Some((38, 37)));
         assert_eq!(counts("ping: connect: Network is unreachable"), None);
     }

@@ -1,0 +1,66 @@
+//! The daemon is killed; the pods do not notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+
+use super::super::packets::{Stream, silent};
+use super::super::stage::Stage;
+use super::super::story::Story;
+use super::traffic::VPC_HOST;
+
+pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
+    story.step("The daemon is killed and comes back")?;
+    let before = stage.pool()?;
+    let (a, b) = (stage.pod_on(0, 0)?, stage.pod_on(1, 0)?);
+    let streams = [Stream::start(&a.netns, VPC_HOST)?, Stream::start(&b.netns, &a.ip)?];
+    let newcomer = stage.make_pods(1)?.pop().context("no pod was made")?;
+    let pid = stage.node.daemon_pid().context("the daemon does not run")?;
+
+    story.command(format!("kill -9 {pid}; ipamd    # and at once one more ADD"));
+    let begun = Instant::now();
+    stage.node.end_daemon(Signal::KILL)?;
+    let serves = stage.start_daemon()?;
+    let newcomer = stage.node.attach(newcomer)?;
+    let back = begun.elapsed();
+    let found =
+        format!("{} ms after the kill, the daemon served {} ms after its start", back.as_millis(), serves.as_millis());
+    story.claim(back < Duration::from_secs(10), "the first ADD succeeds", found);
+
+    let after = stage.pool()?;
+    let (was, mut is) = (before.pods(), after.pods());
+    let fresh = is.remove(newcomer.name.as_str());
+    let kept = was.iter().filter(|(pod, ip)| is.get(*pod) == Some(*ip)).count();
+    story.claim(
+        was == is && kept == stage.pods.len(),
+        "every pod kept its address",
+        format!("{kept} of {}", was.len()),
+    );
+    let new = fresh == Some(newcomer.ip.as_str()) && !was.values().any(|ip| *ip == newcomer.ip);
+    story.claim(new, "the new pod has one that nobody had", &newcomer.ip);
+    story.go_on()?;
+
+    let everyone: Vec<(&str, &str)> = stage.pods.iter().map(|p| (p.name.as_str(), p.ip.as_str())).collect();
+    let quiet = silent(&stage.node.netns(), &everyone);
+    story.claim(quiet.is_empty(), &format!("all {} pods answer", everyone.len()), quiet.join(", "));
+    for (stream, what) in streams.into_iter().zip(["pod on eth0 → host in the VPC", "pod on eth1 → pod on eth0"]) {
+        // The last packet may still be on its way.
+        let evidence =
+            stream.end().map(|(sent, got)| (got > 5 && sent - got <= 1, format!("{got} of {sent} pings answered")));
+        story.claim_of(&format!("{what} flowed all the while"), evidence);
+    }
+
+    story.command(format!("CNI_COMMAND=DEL CNI_NETNS={} CNI_IFNAME=eth0 aws-cni", newcomer.attachment.netns));
+    stage.node.remove_pod(&newcomer)?;
+    let gone = !stage.pool()?.pods().contains_key(newcomer.name.as_str());
+    story.claim(gone, "DEL works as well: the new pod's address is free again", "");
+    let policy = stage.node.introspect("/v1/policy")?;
+    let policy: serde_json::Value = serde_json::from_str(&policy)?;
+    story.claim(
+        !policy["custom"].is_null(),
+        "the custom policy is in force again",
+        super::pods::short(&policy["custom"]["digest"]),
+    );
+    Ok(())
+}
