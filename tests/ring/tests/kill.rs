@@ -1,0 +1,338 @@
+//! kill -9 at random instants under load. After each: no address is held by two pods, no live pod lost its address, the
+//! checkpoint parses and tells of every pod that was answered. At the end: no address is leaked for good.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ring::backend::{Backend, Outcome};
+use ring::random::Random;
+use ring::{Node, Options};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const KILLS: usize = 200;
+const WORKERS: usize = 12;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What the callers know.
+#[derive(Default)]
+struct World {
+    /// Pods whose ADD was answered and whose DEL has not begun, by container: the only ones that hold an address for
+    /// certain.
+    live: Mutex<BTreeMap<String, Ipv4Addr>>,
+    violations: Mutex<Vec<String>>,
+    /// One for each daemon.
+    generation: AtomicU64,
+    /// Pods that each worker should hold.
+    target: AtomicUsize,
+    ending: AtomicBool,
+    pods: AtomicUsize,
+    counts: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+impl World {
+    fn count(&self, what: &'static str) {
+        *self.counts.lock().unwrap().entry(what).or_default() += 1;
+    }
+
+    fn violated(&self, what: String) {
+        eprintln!("VIOLATION: {what}");
+        self.violations.lock().unwrap().push(what);
+    }
+
+    fn answered(&self, container: &str, ip: Ipv4Addr) {
+        let mut live = self.live.lock().unwrap();
+        if let Some((other, _)) = live.iter().find(|(c, held)| **held == ip && *c != container) {
+            let other = other.clone();
+            drop(live);
+            return self.violated(format!("{ip} was given to {container} while {other} has it"));
+        }
+        live.insert(container.to_owned(), ip);
+    }
+
+    /// Everything that was answered is in the file. Only while no daemon runs.
+    fn compare(&self, file: &Path) {
+        let text = match fs::read(file) {
+            Ok(text) => text,
+            Err(error) if self.live.lock().unwrap().is_empty() => {
+                return eprintln!("no checkpoint yet: {error}");
+            }
+            Err(error) => return self.violated(format!("no checkpoint: {error}")),
+        };
+        let Ok(checkpoint) = serde_json::from_slice::<Value>(&text) else {
+            return self.violated(format!("the checkpoint does not parse: {}", String::from_utf8_lossy(&text)));
+        };
+        if checkpoint["version"] != "vpc-cni-ipam/1" {
+            self.violated(format!("version {}", checkpoint["version"]));
+        }
+        let mut told = BTreeMap::new();
+        let mut addresses = BTreeSet::new();
+        for entry in checkpoint["allocations"].as_array().into_iter().flatten() {
+            let (container, ip) = (entry["containerID"].as_str().unwrap(), entry["ipv4"].as_str().unwrap());
+            if !addresses.insert(ip.to_owned()) {
+                self.violated(format!("{ip} is in the checkpoint twice"));
+            }
+            told.insert(container.to_owned(), ip.to_owned());
+        }
+        let live = self.live.lock().unwrap().clone();
+        for (container, ip) in live {
+            if told.get(&container) != Some(&ip.to_string()) {
+                self.violated(format!("{container} was told {ip}, the checkpoint says {:?}", told.get(&container)));
+            }
+        }
+    }
+}
+
+/// A runtime's share of the pods.
+struct Worker {
+    world: Arc<World>,
+    backend: Backend,
+    random: Random,
+    live: Vec<(String, Ipv4Addr)>,
+    checked: Arc<AtomicU64>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        while !self.world.ending.load(Ordering::SeqCst) {
+            let generation = self.world.generation.load(Ordering::SeqCst);
+            if self.checked.load(Ordering::SeqCst) != generation {
+                if self.check_all().await {
+                    self.checked.store(generation, Ordering::SeqCst);
+                }
+                continue;
+            }
+            let target = self.world.target.load(Ordering::SeqCst);
+            if self.live.len() < target || (self.live.len() == target && self.random.percent(50)) {
+                self.add().await;
+            } else if !self.live.is_empty() {
+                let at = self.random.below(self.live.len());
+                let (container, _) = self.live.swap_remove(at);
+                self.del(&container).await;
+            }
+            let pause = self.random.up_to(Duration::from_millis(20));
+            tokio::time::sleep(pause).await;
+        }
+        for (container, _) in std::mem::take(&mut self.live) {
+            self.del(&container).await;
+        }
+    }
+
+    /// A repeated ADD of every living pod gives the address that it has.
+    async fn check_all(&mut self) -> bool {
+        for (container, ip) in self.live.clone() {
+            match self.backend.add(&container, &container).await {
+                Outcome::Done(again) if again == ip => self.world.count("ADDs repeated"),
+                Outcome::Done(other) => {
+                    self.world.violated(format!("{container} had {ip} and now has {other}"));
+                }
+                Outcome::Refused(why) => {
+                    self.world.violated(format!("{container} had {ip} and is refused: {why}"));
+                }
+                Outcome::NoAnswer(_) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    async fn add(&mut self) {
+        let container = format!("c{}", self.world.pods.fetch_add(1, Ordering::SeqCst));
+        loop {
+            match self.backend.add(&container, &container).await {
+                Outcome::Done(ip) => {
+                    self.world.count("ADDs");
+                    self.world.answered(&container, ip);
+                    return self.live.push((container, ip));
+                }
+                Outcome::Refused(why) => {
+                    self.world.count("ADDs refused");
+                    if self.world.counts.lock().unwrap()["ADDs refused"] <= 5 {
+                        eprintln!("refused: {why}");
+                    }
+                    return self.del(&container).await;
+                }
+                Outcome::NoAnswer(_) if self.random.percent(50) => {
+                    self.world.count("ADDs without answer, retried");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Outcome::NoAnswer(_) => {
+                    self.world.count("ADDs without answer, given up");
+                    return self.del(&container).await;
+                }
+            }
+        }
+    }
+
+    /// Until it is answered.
+    async fn del(&self, container: &str) {
+        // From here on the address may be anybody's.
+        self.world.live.lock().unwrap().remove(container);
+        while let Outcome::NoAnswer(_) | Outcome::Refused(_) = self.backend.del(container, container).await {
+            self.world.count("DELs without answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.world.count("DELs");
+    }
+}
+
+fn short_delays(dir: &Path) -> Vec<String> {
+    let config = json!({
+        "delays": {"profile": "realistic", "create": 0.1, "attach": 0.2, "assign": 0.06, "unassign": 0.06, "describe": 0.02,
+                   "modify": 0.05, "tags": 0.05, "detached": 0.3, "imds_attach": 0.4, "imds_assign": 0.4},
+        "audit_grace_seconds": 5.0,
+    });
+    let path = dir.join("sim.json");
+    fs::write(&path, config.to_string()).unwrap();
+    vec!["--config".to_owned(), path.display().to_string()]
+}
+
+#[test]
+fn two_hundred_kills_under_load() {
+    if !ring::skip::can_run("two_hundred_kills_under_load", &["ip", "curl", "nft"]) {
+        return;
+    }
+    let begun = Instant::now();
+    let mut random = Random::announced("two_hundred_kills_under_load");
+    let dir = tempfile::tempdir().unwrap();
+    let env = [
+        ("RESERVOIR_HOST_NETWORK", "none"),
+        ("IP_COOLDOWN_PERIOD", "2"),
+        ("RESERVOIR_ADD_WAIT_SECONDS", "3"),
+        ("WARM_IP_TARGET", "3"),
+        ("MINIMUM_IP_TARGET", "4"),
+    ];
+    let options = Options {
+        instance_type: "c5.xlarge".to_owned(),
+        delays: String::new(),
+        sim: short_delays(dir.path()),
+        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..Options::of_tree()
+    };
+    let mut node = Node::new(options).unwrap();
+    let checkpoint = node.dir().join("ipam.json");
+    let world = Arc::new(World::default());
+    world.target.store(2, Ordering::SeqCst);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut checked = Vec::new();
+    let mut workers = Vec::new();
+    for _ in 0..WORKERS {
+        let worker = Worker {
+            world: world.clone(),
+            backend: Backend::new(&node.socket()),
+            random: Random::new(random.number()),
+            live: Vec::new(),
+            checked: Arc::default(),
+        };
+        checked.push(worker.checked.clone());
+        workers.push(runtime.spawn(worker.run()));
+    }
+    let (mut early, mut most) = (0, 0);
+    for kill in 1..=KILLS {
+        world.generation.fetch_add(1, Ordering::SeqCst);
+        // From an almost empty node to one with three interfaces and back.
+        world.target.store(random.below(4), Ordering::SeqCst);
+        if random.percent(30) {
+            early += 1;
+            node.spawn_daemon().unwrap();
+            std::thread::sleep(random.up_to(Duration::from_millis(500)));
+        } else {
+            node.start_daemon().unwrap();
+            let generation = world.generation.load(Ordering::SeqCst);
+            let until = Instant::now() + MINUTE;
+            while checked.iter().any(|c| c.load(Ordering::SeqCst) != generation) {
+                assert!(Instant::now() < until, "not all workers got on\n{}", node.log_tail(30));
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            std::thread::sleep(random.up_to(Duration::from_millis(500)));
+        }
+        most = most.max(world.live.lock().unwrap().len());
+        node.end_daemon(Signal::KILL).unwrap();
+        world.compare(&checkpoint);
+        let violations = world.violations.lock().unwrap().clone();
+        assert!(violations.is_empty(), "after kill {kill}: {violations:#?}\n{}", node.log_tail(60));
+    }
+    world.ending.store(true, Ordering::SeqCst);
+    node.start_daemon().unwrap();
+    runtime.block_on(async {
+        for worker in workers {
+            worker.await.unwrap();
+        }
+    });
+    eprintln!("{KILLS} kills, {early} of them at the start; most pods at once {most}; {:?}", world.counts.lock().unwrap());
+    assert!(most > 14, "the load must have needed a second interface");
+    assert_eq!(world.violations.lock().unwrap().clone(), Vec::<String>::new());
+    nothing_leaked(&node);
+    runtime.block_on(all_can_be_had(&node));
+    eprintln!("two_hundred_kills_under_load took {:?}", begun.elapsed());
+}
+
+/// The store has let go of every pod, EC2 of everything that is not attached, and both agree.
+fn nothing_leaked(node: &Node) {
+    node.wait_for("no address is assigned", MINUTE, |n| Ok(n.pool()?.1 == 0)).unwrap();
+    node.wait_for("the simulated AWS finds nothing wrong", MINUTE, |n| {
+        let audit = n.audit()?;
+        anyhow::ensure!(audit == json!([]), "{audit}");
+        Ok(true)
+    })
+    .unwrap();
+    node.wait_for("the pool holds just what EC2 has given", 2 * MINUTE, |n| {
+        let (ours, theirs) = (held(n)?, given(n)?);
+        anyhow::ensure!(ours == theirs, "the daemon has {ours:?}, EC2 {theirs:?}");
+        Ok(true)
+    })
+    .unwrap();
+}
+
+/// Interface and address, as the daemon has them.
+fn held(node: &Node) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let card = node.enis()?;
+    let enis = card["ENIs"].as_object().cloned().unwrap_or_default();
+    let cidrs = |eni: &Value| eni["AvailableIPv4Cidrs"].as_object().cloned().unwrap_or_default();
+    let pairs = enis.iter().flat_map(|(id, eni)| {
+        cidrs(eni).keys().map(|cidr| (id.clone(), cidr.trim_end_matches("/32").to_owned())).collect::<Vec<_>>()
+    });
+    Ok(pairs.collect())
+}
+
+/// The same, as EC2 has them.
+fn given(node: &Node) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let state = node.sim_state()?;
+    let mut pairs = BTreeSet::new();
+    for eni in state["enis"].as_array().into_iter().flatten() {
+        let id = eni["id"].as_str().unwrap_or_default();
+        anyhow::ensure!(!eni["attachment"].is_null(), "{id} is not attached");
+        for address in eni["secondary"].as_array().into_iter().flatten() {
+            pairs.insert((id.to_owned(), address.as_str().unwrap_or_default().to_owned()));
+        }
+    }
+    Ok(pairs)
+}
+
+/// Every address of the pool can be given to a pod.
+async fn all_can_be_had(node: &Node) {
+    let addresses: BTreeSet<String> = held(node).unwrap().into_iter().map(|(_, address)| address).collect();
+    let backend = Backend::new(&node.socket());
+    let mut had = BTreeSet::new();
+    let mut pods = 0;
+    // The pool grows meanwhile, and a new address may be chosen before an old one: a few more pods than addresses.
+    while !addresses.is_subset(&had) && pods < 2 * addresses.len() {
+        match backend.add(&format!("all{pods}"), &format!("all{pods}")).await {
+            Outcome::Done(ip) => assert!(had.insert(ip.to_string()), "{ip} twice"),
+            other => panic!("pod {pods} gets none of the pool's {} addresses: {other:?}", addresses.len()),
+        }
+        pods += 1;
+    }
+    let never: Vec<_> = addresses.difference(&had).collect();
+    assert!(never.is_empty(), "{never:?} of the pool's addresses were given to nobody");
+    for n in 0..pods {
+        assert!(matches!(backend.del(&format!("all{n}"), &format!("all{n}")).await, Outcome::Done(Some(_))));
+    }
+}
