@@ -1,6 +1,6 @@
 //! The pool as the daemon shows it: redrawn in place on a terminal, a line per change elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub struct Pool {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Eni {
     pub id: String,
-    pub addresses: u64,
+    pub addresses: BTreeSet<String>,
     /// Pod by address.
     pub pods: BTreeMap<String, String>,
 }
@@ -60,7 +60,7 @@ impl Pool {
         for eni in card["ENIs"].as_object().into_iter().flat_map(|enis| enis.values()) {
             let mut of = Eni { id: eni["ID"].as_str().unwrap_or_default().to_owned(), ..Eni::default() };
             for cidr in eni["AvailableIPv4Cidrs"].as_object().into_iter().flat_map(|cidrs| cidrs.values()) {
-                of.addresses += 1;
+                of.addresses.extend(cidr["Cidr"]["IP"].as_str().map(str::to_owned));
                 for (ip, record) in cidr["IPAddresses"].as_object().into_iter().flatten() {
                     if record["IPAMKey"]["networkName"].as_str().is_some_and(|n| !n.is_empty()) {
                         let pod = record["IPAMMetadata"]["k8sPodName"].as_str().unwrap_or("?");
@@ -76,6 +76,11 @@ impl Pool {
     /// Address by pod.
     pub fn pods(&self) -> BTreeMap<&str, &str> {
         self.enis.values().flat_map(|e| e.pods.iter()).map(|(ip, pod)| (pod.as_str(), ip.as_str())).collect()
+    }
+
+    /// Every address, held or free.
+    pub fn all(&self) -> BTreeSet<String> {
+        self.enis.values().flat_map(|e| e.addresses.iter().cloned()).collect()
     }
 
     /// Device index of the interface whose address a pod holds.
@@ -183,9 +188,9 @@ impl Live {
         }
         let mut lines = vec![format!("{:5.1} s  {pool}", self.started.elapsed().as_secs_f64())];
         lines.extend(pool.enis.iter().map(|(device, eni)| {
-            let (used, free) = (eni.pods.len(), (eni.addresses as usize).saturating_sub(eni.pods.len()));
+            let (used, free) = (eni.pods.len(), eni.addresses.len().saturating_sub(eni.pods.len()));
             let bar = "█".repeat(used) + &"░".repeat(free);
-            format!("  eth{device} {}  {used:2} of {:2}  {bar}", eni.id, eni.addresses)
+            format!("  eth{device} {}  {used:2} of {:2}  {bar}", eni.id, eni.addresses.len())
         }));
         if !note.is_empty() {
             lines.push(format!("  {note}"));
@@ -209,11 +214,11 @@ mod tests {
         let record = |network: &str, pod: &str| serde_json::json!({"IPAMKey": {"networkName": network}, "IPAMMetadata": {"k8sPodName": pod}});
         let card = serde_json::json!({"TotalIPs": 2, "AssignedIPs": 1, "ENIs": {"eni-1": {"ID": "eni-1", "DeviceNumber": 1,
         "AvailableIPv4Cidrs": {
-            "10.0.0.5/32": {"IPAddresses": {"10.0.0.5": record("aws-cni", "pod-1")}},
-            "10.0.0.6/32": {"IPAddresses": {"10.0.0.6": record("", "")}},
+            "10.0.0.5/32": {"Cidr": {"IP": "10.0.0.5"}, "IPAddresses": {"10.0.0.5": record("aws-cni", "pod-1")}},
+            "10.0.0.6/32": {"Cidr": {"IP": "10.0.0.6"}, "IPAddresses": {"10.0.0.6": record("", "")}},
         }}}});
         let pool = Pool::of_enis(&card);
-        assert_eq!((pool.addresses, pool.assigned, pool.enis[&1].addresses), (2, 1, 2));
+        assert_eq!((pool.addresses, pool.assigned, pool.enis[&1].addresses.len()), (2, 1, 2));
         assert_eq!(pool.pods(), BTreeMap::from([("pod-1", "10.0.0.5")]));
         assert_eq!(pool.device_of("10.0.0.5"), Some(1));
     }

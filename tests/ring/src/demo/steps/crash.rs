@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
-use super::super::packets::{Stream, silent};
+use super::super::packets::{Stream, answers, silent};
 use super::super::stage::Stage;
 use super::super::story::Story;
+use super::pods::owned;
 use super::traffic::VPC_HOST;
 
 pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
@@ -39,6 +40,10 @@ pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
     );
     let new = fresh == Some(newcomer.ip.as_str()) && !was.values().any(|ip| *ip == newcomer.ip);
     story.claim(new, "the new pod has one that nobody had", &newcomer.ip);
+    // IMDS tells of addresses that are gone already for a while: none of those may be given out.
+    let owned = owned(&stage.node.sim_state()?).contains(&newcomer.ip);
+    let reaches = answers(&newcomer.netns, VPC_HOST);
+    story.claim(owned && reaches, "EC2 says it is the node's, and a host in the VPC answers it", "");
     story.go_on()?;
 
     let everyone: Vec<(&str, &str)> = stage.pods.iter().map(|p| (p.name.as_str(), p.ip.as_str())).collect();

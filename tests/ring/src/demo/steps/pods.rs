@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
+use super::super::live::Pool;
 use super::super::stage::{PODS, Stage};
 use super::super::story::Story;
 use crate::node::Pod;
@@ -63,8 +64,8 @@ pub fn first(stage: &mut Stage, story: &mut Story) -> Result<()> {
         p.addresses >= p.assigned + 29 && p.calls == 0 && p.waiting == 0
     })?;
     stage.pool()?;
-    let first = pool.enis.get(&0).map_or(0, |e| e.addresses);
-    let grown = pool.enis.len() > 1 && (first as usize) < PODS;
+    let first = pool.enis.get(&0).map_or(0, |e| e.addresses.len());
+    let grown = pool.enis.len() > 1 && first < PODS;
     story.claim(grown, &format!("the node grew past its first interface, which holds {first}"), &pool);
     let shown = pool.pods();
     let agree = stage.pods.iter().all(|p| shown.get(p.name.as_str()) == Some(&p.ip.as_str()));
@@ -73,9 +74,7 @@ pub fn first(stage: &mut Stage, story: &mut Story) -> Result<()> {
         "/v1/enis shows every pod with the address its ADD returned",
         "",
     );
-    let owned = owned(&stage.node.sim_state()?);
-    let all_owned = stage.pods.iter().all(|p| owned.contains(&p.ip));
-    story.claim(all_owned, "EC2 says the same: each is a secondary address of an interface of the node", "");
+    same_as_ec2(stage, story, &pool);
     Ok(())
 }
 
@@ -89,6 +88,16 @@ fn slowest(pods: &[Pod], failed: &[(String, anyhow::Error)]) -> String {
             format!("median {} ms, slowest {} ms", at(took.len() / 2), at(took.len().saturating_sub(1)))
         }
     }
+}
+
+/// The daemon's pool and EC2's truth must not differ by an address.
+pub fn same_as_ec2(stage: &Stage, story: &mut Story, pool: &Pool) {
+    let evidence = stage.node.sim_state().map(|state| {
+        let (ours, owned) = (pool.all(), owned(&state));
+        let differ: Vec<&str> = ours.symmetric_difference(&owned).map(String::as_str).collect();
+        (differ.is_empty(), if differ.is_empty() { format!("{} addresses", owned.len()) } else { differ.join(" ") })
+    });
+    story.claim_of("EC2 says the same: these are the node's secondary addresses, no fewer and no more", evidence);
 }
 
 /// Secondary addresses of interfaces in use.

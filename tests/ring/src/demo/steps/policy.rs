@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::custom_policy;
 use super::super::stage::{MORE_PODS, PODS, Stage, at_once};
 use super::super::story::Story;
-use super::pods::short;
+use super::pods::{same_as_ec2, short};
 use crate::Node;
 use crate::shell::run;
 
@@ -71,6 +71,7 @@ pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
         &format!("the pool follows: {} addresses became {HOLD}", before.addresses),
         format!("{pool}, {:.1} s after the swap", begun.elapsed().as_secs_f64()),
     );
+    same_as_ec2(stage, story, &pool);
     story.command("curl http://127.0.0.1:61679/v1/decisions");
     story.claim_of("the custom component made the targets, the built-in one the plan", decided(&stage.node, HOLD));
     Ok(())
