@@ -253,6 +253,35 @@ impl Node {
         Ok(())
     }
 
+    /// Sends the daemon a signal; [`Node::await_daemon`] tells how it ended.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal_daemon(&self, signal: Signal) -> Result<()> {
+        let id = self.daemon_pid().ok_or_else(|| anyhow!("the daemon does not run"))?;
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no process id"))?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits for the daemon's end without taking it down; its exit code, if it was not killed.
+    ///
+    /// # Errors
+    /// It still runs after `patience`.
+    pub fn await_daemon(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let mut daemon = self.daemon.take().ok_or_else(|| anyhow!("the daemon does not run"))?;
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(status) = daemon.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() > until {
+                self.daemon = Some(daemon);
+                bail!("the daemon does not end:\n{}", self.log_tail(20));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// The last lines of the daemon's log.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
