@@ -84,6 +84,7 @@ impl Manager {
     pub(super) fn add_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet]) {
         let wanted = unit != self.settings.unit;
         for net in nets {
+            self.got_again(eni, *net);
             match self.store.add_cidr(eni, *net, wanted, now.mono) {
                 Ok(()) | Err(StoreError::DuplicateCidr) => {}
                 Err(error) => {

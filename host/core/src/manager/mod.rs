@@ -90,6 +90,8 @@ pub struct Manager {
     foreign_devices: Vec<u32>,
     unmanaged: u32,
     journal: Journal,
+    /// What EC2 has taken back of late, oldest first.
+    given_back: VecDeque<release::GivenBack>,
     /// Attached interfaces that EC2 has not confirmed as ours: their pods live on, new ones go elsewhere.
     unconfirmed: HashSet<String>,
     subnet_cidrs: HashMap<String, Ipv4Net>,
@@ -139,6 +141,7 @@ impl Manager {
             foreign_devices: Vec::new(),
             unmanaged: 0,
             journal: Journal::default(),
+            given_back: VecDeque::new(),
             unconfirmed: HashSet::new(),
             subnet_cidrs: HashMap::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
@@ -356,6 +359,7 @@ impl Manager {
     pub fn tick(&mut self, now: Now) {
         self.serve_waiters(now);
         self.retry_jobs(now);
+        self.forget_given_back(now);
         let late = self.waiters.iter().filter(|w| w.deadline <= now.mono).map(|w| w.id).collect::<Vec<_>>();
         if !late.is_empty() {
             let refusal = match self.why(now) {
@@ -392,6 +396,7 @@ impl Manager {
         }
         consider(self.waiters.iter().map(|w| w.deadline).min());
         consider(self.jobs.values().filter_map(jobs::Job::retry_at).min());
+        consider(self.given_back.front().map(release::GivenBack::forgotten_at));
         if !self.waiters.is_empty() {
             let just_after = Duration::from_millis(1);
             consider(self.store.next_cooled(now.mono).map(|at| at + just_after));

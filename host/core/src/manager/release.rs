@@ -8,6 +8,7 @@ use super::types::Block;
 use super::{Command, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::ip::{IpNet, Ipv4Net};
+use crate::store::Time;
 use crate::validate::Dropped;
 
 #[derive(Debug)]
@@ -22,7 +23,61 @@ impl Release {
     }
 }
 
+/// IMDS shows what was given back for so long at most. A daemon that starts in that time must not hand it out: what EC2
+/// has taken back may be another node's by then.
+const IMDS_BEHIND: Duration = Duration::from_secs(60);
+
+/// Gone at EC2, and still in the journal.
+#[derive(Debug)]
+pub(super) struct GivenBack {
+    at: Time,
+    eni: String,
+    /// None: the whole interface.
+    net: Option<String>,
+}
+
+impl GivenBack {
+    pub fn forgotten_at(&self) -> Time {
+        self.at + IMDS_BEHIND
+    }
+}
+
 impl Manager {
+    /// EC2 has deleted the interface; the journal knows it for a minute more.
+    pub(super) fn eni_given_back(&mut self, now: Now, eni: &str) {
+        self.given_back.push_back(GivenBack { at: now.mono, eni: eni.to_owned(), net: None });
+    }
+
+    /// Takes out of the journal what IMDS does not show any more either.
+    pub(super) fn forget_given_back(&mut self, now: Now) {
+        let mut forgotten = false;
+        while let Some(old) = self.given_back.pop_front_if(|g| g.forgotten_at() <= now.mono) {
+            match &old.net {
+                Some(net) => self.journal.returning.retain(|(e, n)| *e != old.eni || n != net),
+                None => self.journal.removing.retain(|e| *e != old.eni),
+            }
+            forgotten = true;
+        }
+        if forgotten {
+            self.write_journal();
+        }
+    }
+
+    /// EC2 has taken it back, and whoever still shows it is behind.
+    pub(super) fn is_given_back(&self, eni: &str, net: Option<&str>) -> bool {
+        self.given_back.iter().any(|g| g.eni == eni && g.net.as_deref() == net)
+    }
+
+    /// EC2 has given the address anew.
+    pub(super) fn got_again(&mut self, eni: &str, net: IpNet) {
+        if self.is_returning(eni, net) {
+            let text = net.to_string();
+            self.given_back.retain(|g| g.eni != eni || g.net.as_deref() != Some(&*text));
+            self.journal.returning.retain(|(e, n)| e != eni || *n != text);
+            self.write_journal();
+        }
+    }
+
     /// Takes the blocks out of the store, then tells EC2.
     pub(super) fn start_releases(&mut self, now: Now, ids: &[u32], dropped: &mut Vec<Dropped>) -> Vec<String> {
         let mut by_eni: Vec<(String, Vec<Block>)> = Vec::new();
@@ -74,7 +129,11 @@ impl Manager {
 
     pub(super) fn released(&mut self, now: Now, id: JobId, mut job: Release, result: Result<Answer, CloudError>) {
         match result {
-            Ok(_) => self.returned(&job.blocks),
+            Ok(_) => self.given_back.extend(job.blocks.iter().map(|b| GivenBack {
+                at: now.mono,
+                eni: b.eni.clone(),
+                net: Some(b.net.to_string()),
+            })),
             Err(error) if matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {
                 job.retry.attempt += 1;
                 let delay = retry_delay(Duration::from_secs(5), job.retry.attempt - 1, &mut self.random);

@@ -124,8 +124,7 @@ impl Manager {
 
     fn gone(&mut self, now: Now, job: Remove) {
         self.log(Level::Info, format!("{} is removed", job.eni.id));
-        self.journal.removing.retain(|e| *e != job.eni.id);
-        self.write_journal();
+        self.eni_given_back(now, &job.eni.id);
         self.ask(now.mono);
     }
 }

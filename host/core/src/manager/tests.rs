@@ -503,6 +503,7 @@ fn a_failed_attach_or_set_up_leaves_nothing_behind() {
     w.run(60);
     assert_eq!(w.m.store().stats(w.at).total, 4);
     w.check();
+    w.run(70);
     assert!(w.journal.removing.is_empty());
 }
 
@@ -560,6 +561,25 @@ fn nobody_waits_on_a_policy_that_says_nothing() {
     let id = w.add("1").unwrap_err();
     w.run(1);
     assert_eq!(w.answers[&id], Err(Refusal::Policy("test".to_owned())));
+}
+
+#[test]
+fn a_restart_gives_out_nothing_that_imds_alone_still_shows() {
+    let mut w = World::new(100, 6);
+    w.run(5);
+    let before = w.ec2.attached();
+    (w.warm, w.release_all) = (0, true);
+    while w.ec2.enis.len() > 1 || !w.ec2.enis["eni-0"].1.is_empty() {
+        w.run(1);
+        assert!(w.at < Duration::from_secs(200), "{:?}", w.calls);
+    }
+    w.run(1);
+    w.m = Manager::new(settings());
+    let now = w.now();
+    w.m.boot(now, &before, w.journal.clone());
+    let enis: Vec<_> = w.m.store().enis().map(|(e, _)| e.id.clone()).collect();
+    assert_eq!(enis, ["eni-0"], "{:?}", w.journal);
+    assert_eq!(w.m.store().stats(w.at).total, 0, "{:?}", w.journal);
 }
 
 #[test]

@@ -259,6 +259,9 @@ impl Manager {
             let id = interface.eni.clone();
             let primary = id == self.settings.instance.primary_eni;
             self.attachments.insert(id.clone(), attachment.id.clone());
+            if self.is_given_back(&id, None) {
+                continue;
+            }
             if self.journal.removing.contains(&id) {
                 // A removal that the last run did not finish.
                 let spec = spec_of(interface, attachment.device_index);
@@ -373,7 +376,7 @@ impl Manager {
         }
         let returning: Vec<(String, String)> = self.journal.returning.clone();
         for (eni, text) in returning {
-            if eni != id || self.is_release_under_way(&eni, &text) {
+            if eni != id || self.is_release_under_way(&eni, &text) || self.is_given_back(&eni, Some(&text)) {
                 continue;
             }
             // Left from the last run: gone by now, or still here and used again.
@@ -424,8 +427,8 @@ impl Manager {
                 self.dispose(now, spec_of(&interface, 0), false);
             }
         }
-        let removing: Vec<String> =
-            self.journal.removing.iter().filter(|e| !self.is_being_removed(e)).cloned().collect();
+        let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None);
+        let removing: Vec<String> = self.journal.removing.iter().filter(over).cloned().collect();
         // Neither attached nor left over: they are gone.
         self.journal.removing.retain(|e| !removing.contains(e));
         self.write_journal();
