@@ -373,6 +373,16 @@ impl Node {
         Ok(())
     }
 
+    /// Removes a pod's namespace without a DEL.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn drop_pod(&mut self, netns: &str) -> Result<()> {
+        run("ip", &["netns", "del", netns])?;
+        self.pods.retain(|n| n != netns);
+        Ok(())
+    }
+
     /// What the simulated AWS finds wrong: addresses twice, interfaces left behind (spec 03 §16.7).
     ///
     /// # Errors

@@ -48,7 +48,7 @@ impl Seen {
     pub fn summary(&self) -> String {
         format!(
             "{} pods got VPC addresses on {} interfaces, packets went every way they should and none that they should not, \
-             a custom policy was swapped in and out while pods started, kill -9 cost no pod its address, nothing was left",
+             a custom policy was swapped in while pods started and told its setting later, kill -9 cost no pod its address, nothing was left",
             self.pods, self.most_enis
         )
     }
