@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ring::backend::{Backend, Outcome};
 use ring::random::Random;
-use ring::{Node, Options};
+use ring::{Node, Options, Pod, traffic};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -335,4 +335,105 @@ async fn all_can_be_had(node: &Node) {
     for n in 0..pods {
         assert!(matches!(backend.del(&format!("all{n}"), &format!("all{n}")).await, Outcome::Done(Some(_))));
     }
+}
+
+/// A pod as its runtime knows it.
+struct Running {
+    pod: Pod,
+    address: Ipv4Addr,
+}
+
+/// The same with the plugin, the kernel and pods that talk: twenty kills while pods come and go.
+#[test]
+fn twenty_kills_and_the_pods_keep_talking() {
+    if !ring::skip::can_run("twenty_kills_and_the_pods_keep_talking", &["ip", "curl", "iptables", "nft"]) {
+        return;
+    }
+    let mut random = Random::announced("twenty_kills_and_the_pods_keep_talking");
+    let dir = tempfile::tempdir().unwrap();
+    let env = [("IP_COOLDOWN_PERIOD", "2"), ("RESERVOIR_ADD_WAIT_SECONDS", "5")];
+    let options = Options {
+        instance_type: "t3.medium".to_owned(),
+        delays: String::new(),
+        sim: short_delays(dir.path()),
+        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..Options::of_tree()
+    };
+    let mut node = Node::new(options).unwrap();
+    let home = node.netns();
+    let mut running: Vec<Running> = Vec::new();
+    let (mut number, mut failed) = (0, 0);
+    for kill in 1..=20 {
+        node.start_daemon().unwrap();
+        for one in &running {
+            let again = node.attach(one.pod.attachment.clone()).unwrap();
+            assert_eq!(again.ip, one.pod.ip, "after kill {} {} lost its address", kill - 1, one.pod.name);
+        }
+        // Some go, some come, from 0 to 8 of the instance's 15, and in the middle of it the daemon ends.
+        let mut going = Vec::new();
+        for _ in 0..random.below(running.len() + 1) {
+            going.push(running.swap_remove(random.below(running.len())));
+        }
+        let coming: Vec<_> = (running.len()..3 + random.below(6))
+            .map(|_| {
+                number += 1;
+                node.make_pod(&format!("k{number}")).unwrap()
+            })
+            .collect();
+        let added = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let node = &node;
+            for one in &going {
+                scope.spawn(move || node.cni().del(&one.pod.attachment, &one.pod.result).unwrap());
+            }
+            for pod in &coming {
+                let added = &added;
+                scope.spawn(move || {
+                    let result = node.attach(pod.clone());
+                    added.lock().unwrap().push((pod.clone(), result));
+                });
+            }
+            std::thread::sleep(random.up_to(Duration::from_millis(250)));
+            node.signal_daemon(Signal::KILL).unwrap();
+        });
+        node.end_daemon(Signal::KILL).unwrap();
+        for one in &going {
+            node.drop_pod(&one.pod.netns).unwrap();
+        }
+        for (attachment, result) in added.into_inner().unwrap() {
+            match result {
+                Ok(pod) => {
+                    let address = pod.ip.parse().unwrap();
+                    running.push(Running { pod, address });
+                }
+                Err(_) => {
+                    // A runtime takes the sandbox down, and makes another one later.
+                    failed += 1;
+                    node.cni().del(&attachment, &Value::Null).unwrap();
+                    node.drop_pod(attachment.netns.rsplit('/').next().unwrap()).unwrap();
+                }
+            }
+        }
+        // No daemon is needed for this.
+        let addresses: BTreeSet<Ipv4Addr> = running.iter().map(|one| one.address).collect();
+        assert_eq!(addresses.len(), running.len(), "two pods with one address after kill {kill}");
+        for one in &running {
+            let seen = traffic::tcp(&one.pod.netns, &home, node.address().unwrap()).unwrap();
+            assert_eq!(seen, one.address, "{}", one.pod.name);
+            traffic::tcp(&home, &one.pod.netns, one.address).unwrap();
+        }
+    }
+    eprintln!("twenty_kills_and_the_pods_keep_talking: {number} pods, {failed} ADDs failed, {} left", running.len());
+    assert!(number > failed, "some came through");
+    node.start_daemon().unwrap();
+    for one in &running {
+        node.remove_pod(&one.pod).unwrap();
+    }
+    nothing_leaked(&node);
+    node.wait_for("nothing of a pod is left in the kernel", MINUTE, |n| {
+        let traces = n.pod_traces()?;
+        anyhow::ensure!(traces.is_empty(), "{traces:#?}");
+        Ok(true)
+    })
+    .unwrap();
 }
