@@ -206,7 +206,7 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     {
         tracing::warn!("the checkpoint could not be written again: {error}");
     }
-    look_again(&pool, found.unwired);
+    look_again(&pool, found.unproven);
     let _watch = watch(config, metrics, &pool, policies).await;
     let mut vpc_cidrs = vpc;
     if !config.datapath.external_snat {
@@ -224,23 +224,23 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     Ok(Running { pool, facts, _watch, commands })
 }
 
-/// Frees what was given to pods that never came, once it is certain that no plugin is still at work on them.
-fn look_again(pool: &Arc<Pool>, unwired: Vec<recovery::Unwired>) {
-    if unwired.is_empty() {
+/// Frees what pods held that are gone or never came, once it is certain that no plugin is still at work on them.
+fn look_again(pool: &Arc<Pool>, unproven: Vec<recovery::Unproven>) {
+    if unproven.is_empty() {
         return;
     }
     let pool = Arc::downgrade(pool);
     tokio::spawn(async move {
-        tokio::time::sleep(recovery::UNWIRED).await;
+        tokio::time::sleep(recovery::SETTLED).await;
         let Some(pool) = pool.upgrade() else { return };
         let network = pool.network().clone();
-        let looked = tokio::task::spawn_blocking(move || recovery::still_unwired(unwired, &*network)).await;
+        let looked = tokio::task::spawn_blocking(move || recovery::without_veth(unproven, &*network)).await;
         let gone = match looked {
             Ok(Ok(gone)) => gone,
             Ok(Err(error)) => return tracing::warn!("pods without a veth were not looked for: {error}"),
             Err(error) => return tracing::warn!("pods without a veth were not looked for: {error}"),
         };
-        for recovery::Unwired { key, address, .. } in gone {
+        for recovery::Unproven { key, address, .. } in gone {
             // Deleted meanwhile, the address may be another pod's by now.
             if pool.look(|manager, _| manager.store().lookup(&key)).is_none_or(|held| held.ip != address) {
                 continue;
@@ -249,8 +249,8 @@ fn look_again(pool: &Arc<Pool>, unwired: Vec<recovery::Unwired>) {
             // Rules are removed as far as they are there; what fails is logged.
             let _ = tokio::task::spawn_blocking(move || network.prune(&[address])).await;
             match pool.del(&key).await {
-                Ok(_) => tracing::info!(ip = %address, sandbox = key.container, "the pod never came: address released"),
-                Err(error) => tracing::warn!(ip = %address, "the address of a pod that never came stays: {error}"),
+                Ok(_) => tracing::info!(ip = %address, sandbox = key.container, "the pod is gone: address released"),
+                Err(error) => tracing::warn!(ip = %address, "the address of a pod that is gone stays: {error}"),
             }
         }
     });

@@ -17,8 +17,9 @@ use crate::network::HostNetwork;
 const RECOVERED: &str = "_recovered-from-host";
 
 /// An address is answered before the plugin has made the pod's veth: an entry so young is kept without one. The plugin
-/// wires a pod in milliseconds, on an overloaded node in seconds.
-pub const UNWIRED: Duration = Duration::from_secs(30);
+/// wires a pod in milliseconds, on an overloaded node in seconds. After as long the host is looked at once more: the veth
+/// of a pod that is gone may have been about to go when the daemon started.
+pub const SETTLED: Duration = Duration::from_secs(30);
 
 /// Why the daemon must not start: it would have to guess.
 #[derive(Debug, thiserror::Error)]
@@ -46,25 +47,26 @@ pub struct Found {
     pub rewrite: bool,
     /// Rules to be removed.
     pub prune: Vec<IpAddr>,
-    /// Entries of `kept` that have no veth yet: to be looked at again after [`UNWIRED`].
-    pub unwired: Vec<Unwired>,
+    /// Those of `kept` whose veth can tell whether they live: to be looked at again after [`SETTLED`].
+    pub unproven: Vec<Unproven>,
 }
 
-/// A pod that was given an address moments ago and shows no veth.
+/// A pod of the last run that may be gone by now, or that shows no veth yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unwired {
+pub struct Unproven {
     pub key: Key,
     pub address: IpAddr,
     suffix: String,
 }
 
-/// Those that still have no veth: their ADD failed, or they were deleted while the daemon was down.
+/// Those without a veth: their ADD failed, or they were deleted while the daemon was down.
 ///
 /// # Errors
 /// The links cannot be listed.
-pub fn still_unwired(unwired: Vec<Unwired>, network: &dyn HostNetwork) -> Result<Vec<Unwired>, String> {
+pub fn without_veth(mut pods: Vec<Unproven>, network: &dyn HostNetwork) -> Result<Vec<Unproven>, String> {
     let links = network.links()?;
-    Ok(unwired.into_iter().filter(|u| !links.iter().any(|link| link.ends_with(&u.suffix))).collect())
+    pods.retain(|pod| !links.iter().any(|link| link.ends_with(&pod.suffix)));
+    Ok(pods)
 }
 
 /// The key under which a rebuilt entry of this pod stands.
@@ -85,12 +87,7 @@ pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_for(
-    path: &Path,
-    network: &dyn HostNetwork,
-    unix_seconds: u64,
-    ipv6: bool,
-) -> Result<Found, RecoveryError> {
+pub fn read_for(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, ipv6: bool) -> Result<Found, RecoveryError> {
     files::remove_stale(path);
     let shown = || path.display().to_string();
     let text = match fs::read(path) {
@@ -110,21 +107,13 @@ pub fn read_for(
     let (rebuilt, allocations): (Vec<_>, Vec<_>) = allocations.into_iter().partition(|a| a.key.network == RECOVERED);
     // Without a kernel (RESERVOIR_HOST_NETWORK=none) there are no links to tell the living from the dead.
     let live = |suffix: &str| no_links || suffixes.contains(suffix);
-    let suffix = |pod: &PodMeta| reservoir_net::names::suffix(&pod.namespace, &pod.name, 0);
-    let since = i128::from(unix_seconds.saturating_sub(UNWIRED.as_secs())) * 1_000_000_000;
+    let since = i128::from(unix_seconds.saturating_sub(SETTLED.as_secs())) * 1_000_000_000;
     let young: HashSet<String> =
         allocations.iter().filter(|a| i128::from(a.timestamp) > since).map(|a| suffix(&a.pod)).collect();
     let mut sorted = checkpoint::sort(allocations, ipv6, |namespace, name| {
         let suffix = reservoir_net::names::suffix(namespace, name, 0);
         live(&suffix) || young.contains(&suffix)
     });
-    let unwired = sorted
-        .kept
-        .iter()
-        .filter(|(a, _)| !a.pod.namespace.is_empty() && !a.pod.name.is_empty())
-        .map(|(a, address)| Unwired { key: a.key.clone(), address: *address, suffix: suffix(&a.pod) })
-        .filter(|u| !live(&u.suffix))
-        .collect();
     for allocation in rebuilt {
         match allocation.address(ipv6) {
             Some(address) if live(&allocation.key.container) => sorted.kept.push((allocation, address)),
@@ -140,7 +129,26 @@ pub fn read_for(
             "an entry of the checkpoint is dropped"
         );
     }
-    Ok(Found { kept: sorted.kept, dropped: sorted.dropped, rewrite: true, prune: sorted.prune, unwired })
+    let unproven = if no_links { Vec::new() } else { unproven(&sorted.kept) };
+    Ok(Found { kept: sorted.kept, dropped: sorted.dropped, rewrite: true, prune: sorted.prune, unproven })
+}
+
+fn unproven(kept: &[(Allocation, IpAddr)]) -> Vec<Unproven> {
+    let unproven = |(a, address): &(Allocation, IpAddr)| {
+        let suffix = if a.key.network == RECOVERED {
+            a.key.container.clone()
+        } else if a.pod.namespace.is_empty() || a.pod.name.is_empty() {
+            return None;
+        } else {
+            suffix(&a.pod)
+        };
+        Some(Unproven { key: a.key.clone(), address: *address, suffix })
+    };
+    kept.iter().filter_map(unproven).collect()
+}
+
+fn suffix(pod: &PodMeta) -> String {
+    reservoir_net::names::suffix(&pod.namespace, &pod.name, 0)
 }
 
 /// The checkpoint is damaged: it is set aside, and the addresses that the host shows in use are marked so.
@@ -172,7 +180,8 @@ fn rebuild(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, reason: St
         "the checkpoint is damaged ({reason}): it was set aside, and the addresses of the pods that the host shows are \
          kept in use"
     );
-    Ok(Found { kept, rewrite: true, ..Found::default() })
+    let unproven = unproven(&kept);
+    Ok(Found { kept, rewrite: true, unproven, ..Found::default() })
 }
 
 #[cfg(test)]

@@ -111,8 +111,13 @@ fn an_address_given_moments_ago_is_kept_although_its_veth_is_not_there_yet() {
     let kept: Vec<_> = found.kept.iter().map(|(_, ip)| ip.to_string()).collect();
     assert_eq!(kept, ["10.0.0.5", "10.0.0.6"]);
     assert_eq!(found.prune, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
-    assert_eq!(found.unwired.len(), 1, "only the one without a veth is looked at again");
-    assert_eq!(found.unwired[0].address.to_string(), "10.0.0.6");
-    let again = |links: &[&'static str]| still_unwired(found.unwired.clone(), &host(links)).unwrap().len();
-    assert_eq!((again(&["lo"]), again(&["lo", "eni9571956a6cc"])), (1, 0));
+    let again = |links: &[&'static str]| -> Vec<String> {
+        let gone = without_veth(found.unproven.clone(), &host(links)).unwrap();
+        gone.iter().map(|pod| pod.address.to_string()).collect()
+    };
+    assert_eq!(again(&["lo", "enib5faff8a083", "eni9571956a6cc"]), Vec::<String>::new(), "the plugin was at work");
+    assert_eq!(again(&["lo", "enib5faff8a083"]), ["10.0.0.6"], "it never came");
+    assert_eq!(again(&["lo", "eni9571956a6cc"]), ["10.0.0.5"], "its veth was about to go at the start");
+    let without_kernel = read(&path, &host(&[]), 1000).unwrap();
+    assert_eq!((without_kernel.kept.len(), without_kernel.unproven.len()), (3, 0), "no links: all live");
 }
