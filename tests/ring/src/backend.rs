@@ -36,8 +36,7 @@ impl Backend {
     }
 
     async fn client(&self) -> Result<CniBackendClient<uds::Connection>, String> {
-        let connection =
-            uds::connect(&self.socket, Duration::from_secs(2)).await.map_err(|error| error.to_string())?;
+        let connection = uds::connect(&self.socket, Duration::from_secs(2)).await.map_err(|error| error.to_string())?;
         Ok(CniBackendClient::new(connection))
     }
 

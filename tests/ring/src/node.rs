@@ -454,8 +454,11 @@ impl Node {
             }
             if Instant::now() > until {
                 let last = last.err().map(|e| format!(" ({e:#})")).unwrap_or_default();
-                bail!("not within {patience:?}: {what}{last}
-{}", self.log_tail(30));
+                bail!(
+                    "not within {patience:?}: {what}{last}
+{}",
+                    self.log_tail(30)
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }

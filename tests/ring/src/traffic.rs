@@ -103,7 +103,8 @@ pub fn udp(from: &str, source: Option<Ipv4Addr>, to: &str, address: Ipv4Addr) ->
     });
     let sent = port.recv().ok().map(|server: SocketAddr| {
         inside(from, move || {
-            let socket = UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0)).context("the client's socket")?;
+            let socket =
+                UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0)).context("the client's socket")?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.send_to(b"to and fro", server)?;
             let mut back = [0; 64];

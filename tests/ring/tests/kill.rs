@@ -266,7 +266,10 @@ fn two_hundred_kills_under_load() {
             worker.await.unwrap();
         }
     });
-    eprintln!("{KILLS} kills, {early} of them at the start; most pods at once {most}; {:?}", world.counts.lock().unwrap());
+    eprintln!(
+        "{KILLS} kills, {early} of them at the start; most pods at once {most}; {:?}",
+        world.counts.lock().unwrap()
+    );
     assert!(most > 14, "the load must have needed a second interface");
     assert_eq!(world.violations.lock().unwrap().clone(), Vec::<String>::new());
     nothing_leaked(&node);

@@ -118,7 +118,10 @@ fn nothing_is_left_after_del() {
         node.cni().del(&pod.attachment, &pod.result).unwrap();
     }
     let traces = node.pod_traces().unwrap();
-    assert!(traces.iter().all(|t| t.starts_with("link ")), "links go with the namespaces, nothing else stays: {traces:#?}");
+    assert!(
+        traces.iter().all(|t| t.starts_with("link ")),
+        "links go with the namespaces, nothing else stays: {traces:#?}"
+    );
     assert_eq!(node.pool().unwrap().1, 0);
     // A DEL of a container nobody knows, without namespace and result, is fine too.
     let mut unknown = pods[0].attachment.clone();
