@@ -14,7 +14,7 @@ pub const MIN_ENI_AGE_SECONDS: u32 = 60;
 /// What is under way on single interfaces and does not show in the snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct UnderWay {
-    /// Slots being assigned, by interface.
+    /// Slots being assigned or given back, by interface.
     pub slots: HashMap<String, u32>,
 }
 
@@ -159,7 +159,7 @@ fn check_removal(node: &Node, id: &str, under_way: &UnderWay, removing: &HashSet
         return Err(format!("I2: {} s old", eni.age_seconds));
     }
     if under_way.slots.contains_key(id) {
-        return Err("I2: an assignment is under way on it".to_owned());
+        return Err("I2: addresses of it are being changed".to_owned());
     }
     if removing.contains(&eni.card) {
         return Err("I11: one per card".to_owned());

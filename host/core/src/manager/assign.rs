@@ -45,7 +45,19 @@ impl Manager {
                 }
             }
             Ok(Answer::Interfaces(list)) if job.resync => match list.first() {
-                Some(i) => self.add_blocks(now, &job.eni, job.unit, &blocks(&i.secondary, &i.prefixes)),
+                Some(i) => {
+                    let before = self.store.slots_used(&job.eni);
+                    let listed = blocks(&i.secondary, &i.prefixes).into_iter();
+                    let listed: Vec<IpNet> = listed.filter(|net| !self.is_returning(&job.eni, *net)).collect();
+                    self.add_blocks(now, &job.eni, job.unit, &listed);
+                    if self.store.slots_used(&job.eni) == before {
+                        // The limit stands and we know all there is: the next try would end here again.
+                        let message = format!("{} takes no more addresses", job.eni);
+                        let (kind, code) = (ErrorKind::AddressLimit, "PrivateIpAddressLimitExceeded".to_owned());
+                        let error = CloudError { api: "AssignPrivateIpAddresses", kind, code, message };
+                        self.growth_failed(now, error);
+                    }
+                }
                 None => self.out.push(Command::Count(Counter::GetEniAddressesFailed)),
             },
             Ok(other) => self.unexpected("AssignPrivateIpAddresses", &other),
@@ -73,6 +85,10 @@ impl Manager {
                     if kind.is_exhausted() {
                         self.refused.refuse(&job.subnet, job.unit, now.mono);
                     }
+                    if kind == ErrorKind::Unknown {
+                        // It may have been done.
+                        self.verify(now);
+                    }
                     self.growth_failed(now, error);
                 }
             },
@@ -84,6 +100,10 @@ impl Manager {
     pub(super) fn add_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet]) {
         let wanted = unit != self.settings.unit;
         for net in nets {
+            if self.is_release_under_way(eni, &net.to_string()) {
+                // Listed still, or given anew after an answer that was lost: the call under way takes it.
+                continue;
+            }
             self.got_again(eni, *net);
             match self.store.add_cidr(eni, *net, wanted, now.mono) {
                 Ok(()) | Err(StoreError::DuplicateCidr) => {}

@@ -389,9 +389,9 @@ impl Manager {
             self.out.push(Command::Count(Counter::AllocAddressesFailed));
         }
         if let Some(made) = &job.made {
-            // Made and not attached: it goes again.
+            // It goes again. Once an attach was tried, EC2 is asked whether it happened: no answer is no refusal.
             let spec = spec_of(made, job.device.unwrap_or(0));
-            self.dispose(now, spec, job.attachment.is_some());
+            self.dispose(now, spec, job.device.is_some());
         }
         self.growth_failed(now, error);
     }

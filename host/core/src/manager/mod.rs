@@ -96,7 +96,7 @@ pub struct Manager {
     unconfirmed: HashSet<String>,
     subnet_cidrs: HashMap<String, Ipv4Net>,
     booted_at: Now,
-    left_overs_seen: bool,
+    left_overs_seen: Option<Time>,
     terminating: bool,
     next_look: Time,
 }
@@ -145,7 +145,7 @@ impl Manager {
             unconfirmed: HashSet::new(),
             subnet_cidrs: HashMap::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
-            left_overs_seen: false,
+            left_overs_seen: None,
             terminating: false,
             next_look: SLOW,
         }
@@ -200,14 +200,12 @@ impl Manager {
         // Those who wait were first; whatever is free by now is theirs.
         self.serve_waiters(now);
         if self.waiters.is_empty() {
-            match self.assign(now, key, pod) {
-                Ok(assigned) => {
-                    self.ask(now.mono + UNHURRIED);
-                    return Add::Assigned(assigned);
-                }
-                Err(_) => self.out.push(Command::Count(Counter::NoAddress)),
+            if let Ok(assigned) = self.assign(now, key, pod) {
+                self.ask(now.mono + UNHURRIED);
+                return Add::Assigned(assigned);
             }
         }
+        self.out.push(Command::Count(Counter::NoAddress));
         self.minute(now).starved += 1;
         if let Some(refusal) = self.never(now) {
             return Add::Refused(refusal);
@@ -258,7 +256,7 @@ impl Manager {
         let minute = self.minute(now);
         minute.adds += 1;
         let held = u32::try_from(self.store.assignments().count()).unwrap_or(u32::MAX);
-        let minute = self.history.minute(now.unix, held);
+        let minute = self.history.minute(now.mono, held);
         minute.peak_assigned = minute.peak_assigned.max(held);
         Ok(assigned)
     }
@@ -295,9 +293,12 @@ impl Manager {
     }
 
     /// Why those who wait get nothing, as things stand.
-    fn why(&self, now: Now) -> Refusal {
+    fn why(&mut self, now: Now) -> Refusal {
         if let Some(refusal) = self.never(now) {
             return refusal;
+        }
+        if self.minute(now).ec2_calls >= CALLS_PER_MINUTE {
+            return Refusal::Cloud(format!("the node has made its {CALLS_PER_MINUTE} calls of this minute"));
         }
         if let (Some(_), Some(error)) = (self.growth.shut_until(now.mono), &self.growth.last) {
             return match error.kind {
@@ -495,11 +496,14 @@ impl Manager {
         if self.decide_at.is_some_and(|at| at <= now.mono) {
             return;
         }
-        let refusal = self.why(now);
         let last = self.waiters.iter().map(|w| w.deadline).max().unwrap_or_default();
-        if self.growth.shut_until(now.mono).is_some_and(|until| until < last) {
+        let calls = self.minute(now).ec2_calls;
+        if let Gate::OpensIn(seconds) = self.gates(now, calls).grow
+            && now.mono + Duration::from_secs(u64::from(seconds)) < last
+        {
             return;
         }
+        let refusal = self.why(now);
         for waiter in std::mem::take(&mut self.waiters) {
             self.out.push(Command::Resolve { waiter: waiter.id, outcome: Err(refusal.clone()) });
         }
@@ -507,7 +511,7 @@ impl Manager {
 
     fn minute(&mut self, now: Now) -> &mut crate::policy::Minute {
         let held = u32::try_from(self.store.assignments().count()).unwrap_or(u32::MAX);
-        self.history.minute(now.unix, held)
+        self.history.minute(now.mono, held)
     }
 
     fn log(&mut self, level: Level, text: String) {

@@ -107,18 +107,19 @@ impl Refused {
 #[derive(Debug, Default)]
 pub(super) struct History {
     minutes: VecDeque<Minute>,
-    /// Which minute of the Unix clock the first is.
+    /// Which minute since the start the first is. Not of the wall clock: one that is set back would stop the count of
+    /// calls from starting anew.
     current: u64,
 }
 
 impl History {
-    pub fn minute(&mut self, unix: Duration, assigned: u32) -> &mut Minute {
-        let index = unix.as_secs() / 60;
+    pub fn minute(&mut self, mono: Time, assigned: u32) -> &mut Minute {
+        let index = mono.as_secs() / 60;
         if self.minutes.is_empty() {
             self.current = index;
             self.minutes.push_front(Minute { peak_assigned: assigned, ..Minute::default() });
         }
-        // A wall clock that was set back just stays in its minute; one far ahead skips at most the whole hour.
+        // A gap of more than an hour leaves nothing of what was.
         for _ in 0..index.saturating_sub(self.current).min(60) {
             self.minutes.push_front(Minute { peak_assigned: assigned, ..Minute::default() });
         }

@@ -18,6 +18,11 @@ pub(super) struct Release {
 }
 
 impl Release {
+    /// The interface of each block.
+    pub fn enis(&self) -> impl Iterator<Item = &str> {
+        self.blocks.iter().map(|b| b.eni.as_str())
+    }
+
     pub fn holds(&self, eni: &str, net: &str) -> bool {
         self.blocks.iter().any(|b| b.eni == eni && b.net.to_string() == net)
     }

@@ -45,6 +45,7 @@ impl Manager {
 
     /// Detaches and deletes an interface that is in no store.
     pub(super) fn dispose(&mut self, now: Now, eni: EniSpec, attached: bool) {
+        self.forget_adoption(&eni.id);
         self.journal.managed.retain(|e| *e != eni.id);
         if !self.journal.removing.contains(&eni.id) {
             self.journal.removing.push(eni.id.clone());
@@ -94,10 +95,8 @@ impl Manager {
                     self.log(Level::Error, format!("{} is left behind: {error}", job.eni.id));
                     self.journal.removing.retain(|e| *e != job.eni.id);
                     self.write_journal();
-                    if stage != RemoveStage::Delete {
-                        // Still attached: EC2 is asked, and it is used again.
-                        self.verify(now);
-                    }
+                    // If it is still attached it is used again, else it is a left-over.
+                    self.verify(now);
                     return self.ask(now.mono);
                 }
                 let first = Duration::from_millis(if stage == RemoveStage::Delete { 500 } else { 200 });

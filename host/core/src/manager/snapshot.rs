@@ -173,7 +173,7 @@ impl Manager {
         let t = now.mono;
         let at = |when: Option<Time>| when.map_or(Gate::Open, |when| Gate::OpensIn(until(t, when).max(1)));
         let left = CALLS_PER_MINUTE.saturating_sub(calls);
-        let rest_of_minute = 60 - u32::try_from(now.unix.as_secs() % 60).unwrap_or(0);
+        let rest_of_minute = 60 - u32::try_from(now.mono.as_secs() % 60).unwrap_or(0);
         let off = self.terminating || !self.settings.provisioning;
         let shut = |gate: Gate| match gate {
             _ if off => Gate::Closed,
@@ -222,8 +222,15 @@ impl Manager {
     pub(super) fn slots_under_way(&self) -> HashMap<String, u32> {
         let mut slots = HashMap::new();
         for job in self.jobs.values() {
-            if let Job::Assign(a) = job {
-                *slots.entry(a.eni.clone()).or_default() += a.count;
+            match job {
+                Job::Assign(a) => *slots.entry(a.eni.clone()).or_default() += a.count,
+                // EC2 counts them until it has taken them back.
+                Job::Release(r) => {
+                    for eni in r.enis() {
+                        *slots.entry(eni.to_owned()).or_default() += 1;
+                    }
+                }
+                _ => {}
             }
         }
         slots

@@ -659,3 +659,145 @@ fn terminating_ends_waits_and_growth() {
     w.run(30);
     assert_eq!(w.count("CreateNetworkInterface"), before);
 }
+
+#[test]
+fn an_address_on_its_way_back_is_nobodys() {
+    let mut w = World::new(100, 6);
+    w.run(5);
+    // Both calls are throttled and made again seconds later, while pods ask for as many.
+    w.ec2.faults = [("UnassignPrivateIpAddresses", ErrorKind::Throttled); 2].into();
+    (w.warm, w.release_all) = (0, true);
+    let now = w.now();
+    w.m.handle(now, Event::PolicyChanged);
+    w.commands();
+    w.run(1);
+    assert_eq!((w.m.store().stats(w.at).total, w.journal.returning.len()), (0, 6), "{:?}", w.calls);
+    w.release_all = false;
+    // The interfaces look empty to the store and are full for EC2: what it lists then is not free.
+    w.ec2.faults = [("AssignPrivateIpAddresses", ErrorKind::AddressLimit)].into();
+    let pods: Vec<WaiterId> = (0..3).map(|n| w.add(&n.to_string()).unwrap_err()).collect();
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(60);
+    let held: BTreeSet<String> = w.ec2.enis.values().flat_map(|(_, s)| s).map(ToString::to_string).collect();
+    for pod in pods {
+        assert!(held.contains(w.answers[&pod].as_ref().unwrap()), "{:?} {held:?}", w.answers);
+    }
+    assert_eq!(w.count("UnassignPrivateIpAddresses"), 4);
+    w.check();
+}
+
+#[test]
+fn a_full_interface_shows_what_it_holds_or_is_left_in_peace() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    let extra: BTreeSet<Ipv4Addr> = (1..=3).map(|n| Ipv4Addr::new(10, 0, 7, n)).collect();
+    w.ec2.enis.get_mut("eni-0").unwrap().1 = extra;
+    let pod = w.add("1").unwrap_err();
+    w.run(5);
+    assert_eq!(w.answers[&pod], Ok("10.0.7.1".to_owned()));
+    // A limit that EC2 does not explain is not run against all the time.
+    let mut w = World::new(100, 1);
+    w.ec2.faults = [("AssignPrivateIpAddresses", ErrorKind::AddressLimit); 100].into();
+    w.run(20);
+    assert!(w.count("AssignPrivateIpAddresses") <= 4, "{:?}", w.calls);
+}
+
+#[test]
+fn a_spent_budget_of_calls_is_a_gate_and_not_the_policys_word() {
+    let mut w = World::new(100, 0);
+    w.run(10);
+    let spend = |w: &mut World| {
+        // The wall clock is about to be set back: the count starts anew with the minute all the same.
+        let before = Now { mono: w.at, unix: Duration::from_secs(1_000_003_600) + w.at };
+        w.m.minute(before).ec2_calls = CALLS_PER_MINUTE;
+    };
+    spend(&mut w);
+    let early = w.add("1").unwrap_err();
+    w.run(1);
+    assert!(matches!(w.answers[&early], Err(Refusal::Cloud(_))), "{:?}", w.answers);
+    w.run(44);
+    spend(&mut w);
+    let late = w.add("2").unwrap_err();
+    w.run(2);
+    assert!(!w.answers.contains_key(&late), "the minute ends before its wait: {:?}", w.answers);
+    w.run(7);
+    assert!(w.answers[&late].is_ok(), "{:?}", w.answers);
+}
+
+#[test]
+fn nothing_young_goes_on_the_word_of_one_listing() {
+    let mut w = World::new(100, 6);
+    w.run(5);
+    let verify = |w: &mut World| {
+        let now = w.now();
+        w.m.verify(now);
+        w.commands();
+        w.run(2);
+    };
+    let second = w.ec2.enis.keys().next_back().unwrap().clone();
+    let (free, behind) = (w.ec2.free, w.ec2.enis.remove(&second).unwrap());
+    w.ec2.free = 0;
+    verify(&mut w);
+    assert!(w.m.store().eni(&second).is_some(), "{:?}", w.logs);
+    w.run(70);
+    let primary = w.ec2.enis.remove("eni-0").unwrap();
+    verify(&mut w);
+    assert_eq!(w.m.store().enis().count(), 2, "a listing without the node's own interface: {:?}", w.logs);
+    w.ec2.enis.insert("eni-0".to_owned(), primary);
+    w.ec2.enis.insert(second.clone(), behind.clone());
+    w.ec2.free = free;
+    w.run(30);
+    w.check();
+    w.ec2.enis.remove(&second);
+    w.ec2.free = 0;
+    verify(&mut w);
+    assert!(w.m.store().eni(&second).is_none(), "old, and not there: {:?}", w.logs);
+}
+
+#[test]
+fn an_interface_that_could_not_be_programmed_gets_another_try() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-a".to_owned(), (Some(1), [Ipv4Addr::new(10, 0, 1, 3)].into()));
+    let journal = Journal { managed: vec!["eni-a".to_owned()], ..Journal::default() };
+    let mut w = World::on(ec2, 0, journal);
+    w.set_up_fails = true;
+    // The commands of the start are carried out already: the answer to its set-up is this one.
+    w.queue.retain(|_, event| !matches!(event, Event::EniReady { .. }));
+    let job = *w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Adopt(_))).unwrap().0;
+    w.later(50, Event::EniReady { job, result: Err("no link".to_owned()) });
+    w.run(5);
+    assert!(w.m.store().eni("eni-a").unwrap().excluded);
+    w.set_up_fails = false;
+    w.run(620);
+    assert!(!w.m.store().eni("eni-a").unwrap().excluded, "{:?}", w.logs);
+    w.check();
+}
+
+#[test]
+fn an_attach_whose_answer_is_lost_leaves_nothing_behind() {
+    let mut w = World::new(100, 4);
+    w.ec2.faults = [("AttachNetworkInterface", ErrorKind::Unknown), ("DescribeInstances", ErrorKind::Refused)].into();
+    w.run(1);
+    while w.count("AttachNetworkInterface") == 0 {
+        w.run(1);
+    }
+    let made = w.ec2.enis.iter().find(|(_, (device, _))| device.is_none()).unwrap().0.clone();
+    w.ec2.enis.get_mut(&made).unwrap().0 = Some(1);
+    w.run(60);
+    assert_eq!(w.count("DetachNetworkInterface"), 1, "{:?}", w.calls);
+    assert!(!w.ec2.enis.contains_key(&made));
+    w.check();
+}
+
+#[test]
+fn an_interface_whose_making_was_never_answered_is_found_later() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    w.ec2.enis.insert("eni-lost".to_owned(), (None, BTreeSet::new()));
+    w.ec2.faults.clear();
+    w.run(5000);
+    assert!(w.ec2.enis.contains_key("eni-0") && !w.ec2.enis.contains_key("eni-lost"), "{:?}", w.calls);
+}

@@ -19,6 +19,10 @@ use crate::store::{EniSpec, Time};
 
 /// EC2 may be behind by so much: younger things are not dropped on its word.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Between two searches for interfaces that were made and never attached.
+const LEFT_OVERS_EVERY: Duration = Duration::from_secs(3600);
+/// One of this run is a left-over when it is as old and no job is about it.
+const LEFT_OVER_AGE: Duration = Duration::from_secs(300);
 const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
 const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
@@ -173,6 +177,16 @@ impl Manager {
 
     pub(super) fn verified(&mut self, now: Now, id: JobId, mut job: Verify, result: Result<Answer, CloudError>) {
         match (job.stage, result) {
+            (VerifyStage::Devices, Ok(Answer::Devices(devices)))
+                if !devices.iter().any(|d| d.eni == self.settings.instance.primary_eni) =>
+            {
+                // An instance without its own interface: EC2 is behind, and nothing is dropped on such a word.
+                self.log(Level::Warn, "EC2 does not list the node's own interface: read again later".to_owned());
+                job.retry_at = Some(now.mono + retry_delay(Duration::from_secs(5), job.attempt, &mut self.random));
+                job.attempt += 1;
+                self.jobs.insert(id, Job::Verify(job));
+                return;
+            }
             (VerifyStage::Devices, Ok(Answer::Devices(devices))) => {
                 self.note_devices(&devices);
                 job.devices = devices;
@@ -192,7 +206,7 @@ impl Manager {
                 job.stage = VerifyStage::LeftOvers;
             }
             (VerifyStage::LeftOvers, Ok(Answer::Interfaces(list))) => {
-                self.left_overs_seen = true;
+                self.left_overs_seen = Some(now.mono);
                 self.clear_left_overs(now, list);
                 return self.verify_done(now, &job);
             }
@@ -214,7 +228,7 @@ impl Manager {
                 return self.verify_done(now, &job);
             }
         }
-        if job.stage == VerifyStage::LeftOvers && self.left_overs_seen {
+        if job.stage == VerifyStage::LeftOvers && !self.left_overs_due(now) {
             return self.verify_done(now, &job);
         }
         self.jobs.insert(id, Job::Verify(job));
@@ -269,8 +283,9 @@ impl Manager {
                 continue;
             }
             if !primary && (interface.interface_type == "efa-only" || !self.is_managed(interface)) {
-                unmanaged += 1;
                 self.leave_alone(now, &id);
+                // With pods on it, it stays and counts as held.
+                unmanaged += u32::from(self.store.eni(&id).is_none());
                 continue;
             }
             if primary {
@@ -327,6 +342,7 @@ impl Manager {
     fn leave_alone(&mut self, now: Now, id: &str) {
         self.unconfirmed.remove(id);
         self.journal.managed.retain(|e| e != id);
+        self.forget_adoption(id);
         if self.store.eni(id).is_none() {
             return;
         }
@@ -387,7 +403,7 @@ impl Manager {
         self.add_blocks(now, id, self.settings.unit, &fresh);
     }
 
-    fn is_release_under_way(&self, eni: &str, net: &str) -> bool {
+    pub(super) fn is_release_under_way(&self, eni: &str, net: &str) -> bool {
         self.jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, net)))
     }
 
@@ -397,12 +413,13 @@ impl Manager {
         let missing: Vec<String> = self
             .store
             .enis()
-            .filter(|(e, since)| !listed.contains(e.id.as_str()) && *since < job.started && !e.primary)
+            .filter(|(e, since)| !listed.contains(e.id.as_str()) && *since + SETTLED < job.started && !e.primary)
             .map(|(e, _)| e.id.clone())
             .collect();
         for id in missing {
             match self.store.take_eni(&id, now.mono) {
                 Ok(eni) => {
+                    self.forget_adoption(&id);
                     self.journal.managed.retain(|e| *e != id);
                     self.unconfirmed.remove(&id);
                     self.write_journal();
@@ -414,15 +431,21 @@ impl Manager {
         }
     }
 
-    /// What an earlier run made and never attached.
+    fn left_overs_due(&self, now: Now) -> bool {
+        self.left_overs_seen.is_none_or(|at| now.mono.saturating_sub(at) >= LEFT_OVERS_EVERY)
+    }
+
+    /// What an earlier run made and never attached, or this one, when EC2's answer was lost (spec 03 §7.10).
     fn clear_left_overs(&mut self, now: Now, list: Vec<Interface>) {
-        let started = crate::time::rfc3339(self.booted_at.unix.as_secs());
+        let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
+        let before = crate::time::rfc3339(settled.as_secs());
         for interface in list {
             let created = interface.tags.iter().find(|(k, _)| k == CREATED_TAG).map(|(_, v)| v.as_str());
             // UTC texts of one length compare as times; what is not of that form is left alone.
-            let old = created.is_some_and(|at| at.len() == started.len() && at.ends_with('Z') && at < started.as_str());
+            let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
             let ours = interface.description.starts_with("aws-K8S-");
-            if old && ours && self.settings.provisioning && !self.is_being_removed(&interface.eni) {
+            let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
+            if old && ours && self.settings.provisioning && !busy {
                 self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
                 self.dispose(now, spec_of(&interface, 0), false);
             }
@@ -443,6 +466,11 @@ impl Manager {
         };
         let job = self.start(Job::Adopt(Box::new(Adopt { eni: eni.clone(), nets })));
         self.out.push(Command::SetUpEni { job, eni, subnet_cidr: cidr });
+    }
+
+    /// The interface goes: that its set-up ends must not bring it back.
+    pub(super) fn forget_adoption(&mut self, eni: &str) {
+        self.jobs.retain(|_, job| !matches!(job, Job::Adopt(a) if a.eni.id == eni));
     }
 
     pub(super) fn adopted(&mut self, now: Now, job: Adopt, result: Result<(), String>) {
@@ -487,8 +515,10 @@ impl Manager {
             .enis()
             .flat_map(|(e, _)| self.store.cidrs(&e.id, now.mono).map(|c| (e.id.clone(), c.net)))
             .collect();
-        let foreign = list.iter().filter(|i| self.store.eni(&i.eni).is_none()).count();
-        if shown != held || foreign != self.unmanaged as usize {
+        let foreign = list.iter().filter(|i| i.card == 0 && self.store.eni(&i.eni).is_none()).count();
+        // One that could not be programmed gets another try.
+        let unusable = self.unconfirmed.iter().any(|id| self.store.eni(id).is_some());
+        if shown != held || foreign != self.unmanaged as usize || unusable || self.left_overs_due(now) {
             self.verify(now);
         }
     }
