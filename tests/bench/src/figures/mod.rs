@@ -1,0 +1,32 @@
+//! What is measured. The references' figures were taken once, on a machine with two cores and a node like a c5.4xlarge.
+
+mod lifecycle;
+mod plugin;
+mod policy;
+mod rpc;
+
+use anyhow::Result;
+
+use crate::table::Table;
+
+/// A group of rows that are measured together.
+pub struct Figure {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Adds its rows. An error is a prerequisite that is missing, or a measurement that went wrong.
+    pub measure: fn(&mut Table) -> Result<()>,
+}
+
+/// All of them, in the order in which they are measured.
+pub const FIGURES: &[Figure] = &[
+    Figure { name: "version", about: "plugin VERSION, and the plugin's size", measure: plugin::version },
+    Figure { name: "pods", about: "plugin ADD and DEL, one after another", measure: plugin::sequential },
+    Figure { name: "parallel", about: "8 plugin ADDs at once", measure: plugin::parallel },
+    Figure { name: "grpc", about: "AddNetwork and DelNetwork over open connections", measure: rpc::calls },
+    Figure { name: "burst", about: "100 pods at once", measure: plugin::burst },
+    Figure { name: "kill", about: "kill -9 with 60 pods to the next ADD", measure: lifecycle::kill },
+    Figure { name: "start", about: "start to health SERVING", measure: lifecycle::start },
+    Figure { name: "memory", about: "resident memory of the daemon", measure: lifecycle::memory },
+    Figure { name: "settled", about: "a settled node for one minute", measure: lifecycle::settled },
+    Figure { name: "policy", about: "one decision", measure: policy::decision },
+];
