@@ -199,11 +199,11 @@ impl Manager {
         }
         // Those who wait were first; whatever is free by now is theirs.
         self.serve_waiters(now);
-        if self.waiters.is_empty() {
-            if let Ok(assigned) = self.assign(now, key, pod) {
-                self.ask(now.mono + UNHURRIED);
-                return Add::Assigned(assigned);
-            }
+        if self.waiters.is_empty()
+            && let Ok(assigned) = self.assign(now, key, pod)
+        {
+            self.ask(now.mono + UNHURRIED);
+            return Add::Assigned(assigned);
         }
         self.out.push(Command::Count(Counter::NoAddress));
         self.minute(now).starved += 1;
