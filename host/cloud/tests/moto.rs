@@ -5,29 +5,17 @@
 #[allow(dead_code, reason = "shared with the crate's own tests")]
 mod testing;
 
+mod lifecycle;
+
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ec2::types::{InstanceType, ResourceType, Tag, TagSpecification};
+use lifecycle::{Account, Node};
 use reservoir_cloud::imds::ImdsConfig;
-use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
-use reservoir_core::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request, SubnetFacts};
-use reservoir_core::limits::InstanceLimits;
-use reservoir_core::policy::Unit;
+use reservoir_cloud::{AwsCloud, CloudConfig};
 use testing::{Server, example_metadata};
 
-const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
-
-/// What the operator of an account made before our node came.
-struct Account {
-    vpc: String,
-    subnet: String,
-    group: String,
-    instance: String,
-    primary: String,
-    mac: String,
-}
-
-async fn prepare(url: &str) -> Account {
+async fn prepare(url: &str) -> (Account, String) {
     let config = aws_sdk_ec2::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new("us-west-2"))
@@ -49,62 +37,31 @@ async fn prepare(url: &str) -> Account {
     let run = run.min_count(1).max_count(1).subnet_id(&subnet).send().await.unwrap();
     let instance = &run.instances()[0];
     let interface = &instance.network_interfaces()[0];
-    Account {
+    let mac = interface.mac_address().unwrap().to_owned();
+    let account = Account {
         vpc,
         subnet,
         group,
         instance: instance.instance_id().unwrap().to_owned(),
         primary: interface.network_interface_id().unwrap().to_owned(),
-        mac: interface.mac_address().unwrap().to_owned(),
-    }
+        cidr: "10.20.0.0/16".parse().unwrap(),
+    };
+    (account, mac)
 }
 
 /// The metadata of that instance; moto's own is of none (docs/moto.md).
-async fn metadata(account: &Account) -> Server {
-    let of = |name: &str| format!("/latest/meta-data/network/interfaces/macs/{}/{name}", account.mac);
+async fn metadata(account: &Account, mac: &str) -> Server {
+    let of = |name: &str| format!("/latest/meta-data/network/interfaces/macs/{mac}/{name}");
     let (eni, subnet, vpc) = (of("interface-id"), of("subnet-id"), of("vpc-id"));
     Server::start(example_metadata(&[
         ("/latest/meta-data/instance-id", Some(&account.instance)),
         ("/latest/meta-data/instance-type", Some("m5.large")),
-        ("/latest/meta-data/mac", Some(&account.mac)),
+        ("/latest/meta-data/mac", Some(mac)),
         (&eni, Some(&account.primary)),
         (&subnet, Some(&account.subnet)),
         (&vpc, Some(&account.vpc)),
     ]))
     .await
-}
-
-/// The client, and how many calls it made.
-struct Node {
-    cloud: AwsCloud,
-    calls: usize,
-}
-
-impl Node {
-    async fn call(&mut self, request: Request) -> Result<Answer, CloudError> {
-        self.calls += 1;
-        self.cloud.call(request).await
-    }
-
-    async fn done(&mut self, request: Request) {
-        assert_eq!(self.call(request).await, Ok(Answer::Done));
-    }
-
-    async fn refused(&mut self, request: Request) -> (ErrorKind, String) {
-        let error = self.call(request).await.unwrap_err();
-        (error.kind, error.code)
-    }
-
-    async fn interfaces(&mut self, request: Request) -> Vec<Interface> {
-        match self.call(request).await {
-            Ok(Answer::Interfaces(found)) => found,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn interface(&mut self, eni: &str) -> Interface {
-        self.interfaces(Request::DescribeNetworkInterfaces { ids: vec![eni.to_owned()] }).await.remove(0)
-    }
 }
 
 #[tokio::test]
@@ -113,8 +70,8 @@ async fn an_interface_lives_and_dies_in_moto() {
         println!("SKIPPED: moto: RESERVOIR_MOTO_URL is not set; run tests/moto/run.sh");
         return;
     };
-    let account = prepare(&url).await;
-    let metadata = metadata(&account).await;
+    let (account, mac) = prepare(&url).await;
+    let metadata = metadata(&account, &mac).await;
     let config = CloudConfig {
         imds: ImdsConfig { endpoint: Some(metadata.url.clone()), ..ImdsConfig::default() },
         ec2_endpoint: Some(url),
@@ -124,109 +81,6 @@ async fn an_interface_lives_and_dies_in_moto() {
     assert_eq!(facts.instance_id, account.instance);
     let mut node = Node { cloud, calls: 0 };
 
-    what_is_there(&mut node, &account).await;
-    let eni = grow(&mut node, &account).await;
-    addresses(&mut node, &eni).await;
-    shrink(&mut node, &eni).await;
+    lifecycle::run(&mut node, &account).await;
     println!("moto: {} calls answered as expected", node.calls);
-}
-
-async fn what_is_there(node: &mut Node, account: &Account) {
-    let devices = node.call(Request::DescribeInstance { instance: account.instance.clone() }).await;
-    let Ok(Answer::Devices(devices)) = devices else { panic!("{devices:?}") };
-    assert_eq!(devices.len(), 1);
-    assert_eq!((devices[0].eni.as_str(), devices[0].device_index), (account.primary.as_str(), 0));
-
-    let zone = "us-west-2a".to_owned();
-    let subnets = node.call(Request::DescribeSubnets { vpc: account.vpc.clone(), availability_zone: zone }).await;
-    let Ok(Answer::Subnets(subnets)) = subnets else { panic!("{subnets:?}") };
-    let [SubnetFacts { id, cidr, ipv6, free_ips, tags }] = subnets.as_slice() else { panic!("{subnets:?}") };
-    assert_eq!((id, *ipv6), (&account.subnet, false));
-    assert_eq!(cidr.unwrap().to_string(), "10.20.0.0/16");
-    assert_eq!(tags, &[("kubernetes.io/role/cni".to_owned(), "1".to_owned())]);
-    assert!((60_000..65_536).contains(free_ips), "{free_ips}");
-
-    let request = |name: &str| Request::DescribeInstanceType { instance_type: name.to_owned() };
-    let bundled = InstanceLimits::of("m5.large").unwrap();
-    assert_eq!(node.call(request("m5.large")).await, Ok(Answer::InstanceType(bundled)));
-    let refusal = node.refused(request("m5.colossal")).await;
-    assert_eq!(refusal, (ErrorKind::Refused, "InvalidInstanceType".to_owned()));
-}
-
-/// Create, attach, modify: what the pool manager does for one more interface.
-async fn grow(node: &mut Node, account: &Account) -> String {
-    let tags = vec![
-        (INSTANCE_TAG.to_owned(), account.instance.clone()),
-        ("node.k8s.amazonaws.com/createdAt".to_owned(), "2026-08-20T22:15:01Z".to_owned()),
-    ];
-    let create = CreateInterface {
-        subnet: account.subnet.clone(),
-        description: format!("aws-K8S-{}", account.instance),
-        security_groups: vec![account.group.clone()],
-        tags: tags.clone(),
-        unit: Unit::Ip,
-        count: 3,
-        connection_tracking: None,
-        client_token: "3a6c7b1e-0000-4000-8000-000000000001".to_owned(),
-    };
-    let made = node.interfaces(Request::CreateNetworkInterface(create)).await.remove(0);
-    assert_eq!((made.subnet.as_str(), made.status.as_str()), (account.subnet.as_str(), "available"));
-    assert_eq!(made.description, format!("aws-K8S-{}", account.instance));
-    assert_eq!(made.security_groups, std::slice::from_ref(&account.group));
-    assert_eq!((made.secondary.len(), made.mac.len()), (3, 17));
-    assert!(made.primary.is_some() && made.attachment.is_none());
-    let mut sorted = tags;
-    sorted.sort();
-    assert_eq!(made.tags, sorted);
-
-    let detached = Request::DescribeDetachedInterfaces { instance: account.instance.clone() };
-    let found = node.interfaces(detached.clone()).await;
-    assert_eq!(found.iter().map(|i| &i.eni).collect::<Vec<_>>(), [&made.eni]);
-
-    let (eni, instance) = (made.eni.clone(), account.instance.clone());
-    let attach = Request::AttachNetworkInterface { eni, instance, device_index: 1, card: 0 };
-    let attached = node.call(attach).await;
-    let Ok(Answer::Attachment { id }) = attached else { panic!("{attached:?}") };
-    node.done(Request::SetDeleteOnTermination { eni: made.eni.clone(), attachment: id.clone() }).await;
-    node.done(Request::SetSecurityGroups { eni: made.eni.clone(), groups: vec![account.group.clone()] }).await;
-    let attachment = node.interface(&made.eni).await.attachment.unwrap();
-    assert_eq!((attachment.id, attachment.device_index), (id, 1));
-    assert!(node.interfaces(detached).await.is_empty());
-    made.eni
-}
-
-async fn addresses(node: &mut Node, eni: &str) {
-    let assign = Request::AssignPrivateIpAddresses { eni: eni.to_owned(), unit: Unit::Ip, count: 2 };
-    let answer = node.call(assign).await;
-    // All addresses of the interface, where EC2 names the new ones.
-    assert!(matches!(&answer, Ok(Answer::Assigned { addresses, .. }) if addresses.len() >= 2), "{answer:?}");
-    let mut before = node.interface(eni).await.secondary;
-    assert_eq!(before.len(), 5);
-
-    let gone = before.pop().unwrap();
-    let unassign = Request::UnassignPrivateIpAddresses { eni: eni.to_owned(), addresses: vec![gone], prefixes: vec![] };
-    node.done(unassign).await;
-    let after = node.interface(eni).await;
-    assert_eq!(after.secondary, before);
-
-    let tag = ("cluster.k8s.amazonaws.com/name".to_owned(), "demo".to_owned());
-    node.done(Request::CreateTags { resource: eni.to_owned(), tags: vec![tag.clone()] }).await;
-    assert!(node.interface(eni).await.tags.contains(&tag));
-}
-
-async fn shrink(node: &mut Node, eni: &str) {
-    let attachment = node.interface(eni).await.attachment.unwrap().id;
-    node.done(Request::DetachNetworkInterface { attachment: attachment.clone() }).await;
-    assert_eq!(node.interface(eni).await.attachment, None);
-    let refusal = node.refused(Request::DetachNetworkInterface { attachment }).await;
-    assert_eq!(refusal, (ErrorKind::NotFound, "InvalidAttachmentID.NotFound".to_owned()));
-
-    node.done(Request::DeleteNetworkInterface { eni: eni.to_owned() }).await;
-    for request in [
-        Request::DescribeNetworkInterfaces { ids: vec![eni.to_owned()] },
-        Request::DeleteNetworkInterface { eni: eni.to_owned() },
-    ] {
-        let refusal = node.refused(request).await;
-        assert_eq!(refusal, (ErrorKind::NotFound, "InvalidNetworkInterfaceID.NotFound".to_owned()));
-    }
 }
