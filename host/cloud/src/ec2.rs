@@ -9,6 +9,7 @@ mod tests;
 
 use std::time::Instant;
 
+use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::types::{
     ConnectionTrackingSpecificationRequest, Filter, InstanceType, NetworkInterfaceAttachmentChanges, ResourceType, Tag,
     TagSpecification,
@@ -143,7 +144,9 @@ impl Ec2 {
                     Unit::Ip => call.secondary_private_ip_address_count(count),
                     Unit::Prefix => call.ipv4_prefix_count(count),
                 };
-                answer::assigned(&call.send().await?)
+                // Without an idempotency token a repeated call would assign twice; the manager looks at what EC2 has.
+                let once = aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled());
+                answer::assigned(&call.customize().config_override(once).send().await?)
             }
             Request::UnassignPrivateIpAddresses { eni, addresses, prefixes } => {
                 let texts = |items: Vec<String>| (!items.is_empty()).then_some(items);

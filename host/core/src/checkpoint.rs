@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::store::{Key, PodMeta};
 
@@ -77,12 +78,20 @@ pub fn parse(text: &[u8]) -> Result<Vec<Allocation>, ParseError> {
     }
 
     // The reference's reader stops after the first JSON value.
-    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Option<File>>();
-    let file = match values.next() {
-        Some(Ok(file)) => file.unwrap_or_default(),
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let value = match values.next() {
+        Some(Ok(value)) => value,
         Some(Err(e)) => return Err(ParseError::Malformed(e.to_string())),
         None => return Err(ParseError::Malformed("the file is empty".to_owned())),
     };
+    // A list would be taken for a record's fields in order.
+    let entries = value["allocations"].as_array().map_or(&[][..], Vec::as_slice);
+    let listed = entries.iter().flat_map(|e| [e, &e["metadata"]]).chain([&value]).find(|v| v.is_array());
+    if listed.is_some() {
+        return Err(ParseError::Malformed("a list stands where an object belongs".to_owned()));
+    }
+    let file: Option<File> = serde_json::from_value(value).map_err(|e| ParseError::Malformed(e.to_string()))?;
+    let file = file.unwrap_or_default();
     let version = file.version.unwrap_or_default();
     if version != VERSION {
         return Err(ParseError::Version(version));
@@ -271,6 +280,13 @@ mod tests {
         let read = parse(&render([text.as_str()].into_iter())).unwrap();
         assert_eq!(read.len(), 1);
         assert_eq!((&read[0].key, &read[0].pod, read[0].timestamp), (&key, &pod, 7));
+    }
+
+    #[test]
+    fn lists_are_not_records() {
+        for text in ["[]", r#"["vpc-cni-ipam/1",[]]"#, r#"{"version":"vpc-cni-ipam/1","allocations":[["a","b"]]}"#] {
+            assert!(matches!(parse(text.as_bytes()), Err(ParseError::Malformed(_))), "{text}");
+        }
     }
 
     #[test]

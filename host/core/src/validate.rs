@@ -87,7 +87,9 @@ pub fn check(node: &Node, plan: &Plan, under_way: &UnderWay) -> Checked {
             drop(format!("{} removals", plan.remove.len() - i), "I12: list too long".to_owned());
             break;
         }
-        match check_removal(node, id, under_way, &removing) {
+        let growing = grow.iter().any(|g| matches!(g, Growth::Assign(a) if a.eni == *id));
+        let verdict = if growing { Err("I2: the same plan assigns on it".to_owned()) } else { Ok(()) };
+        match verdict.and_then(|()| check_removal(node, id, under_way, &removing)) {
             Ok(card) => {
                 removing.insert(card);
                 remove.push(id.clone());

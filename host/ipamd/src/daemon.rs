@@ -12,8 +12,7 @@ use anyhow::{Context as _, Result, anyhow};
 use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
 use reservoir_core::cloud::{Answer, CloudError, Instance, Request};
 use reservoir_core::limits::InstanceLimits;
-use reservoir_core::manager::{Event, Manager, Settings};
-use reservoir_policy::{Options, Policies};
+use reservoir_core::manager::{Manager, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -28,8 +27,6 @@ use crate::pool::{Edges, Pool};
 use crate::recovery;
 use crate::{files, http};
 
-/// How long the first load of a mounted policy may hold the first decision up.
-const FIRST_POLICY: Duration = Duration::from_secs(2);
 /// How long calls under way may take once the daemon is told to end; the kubelet waits 10 s.
 const LAST_CALLS: Duration = Duration::from_secs(8);
 
@@ -45,7 +42,7 @@ pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
     metrics.node_initialised(result.is_ok(), started.elapsed());
     let failure = if result.is_ok() { StartFailure::None } else { StartFailure::NodeInit };
     metrics.started(failure, false, started.elapsed());
-    let Running { pool, facts, _watch, commands } = result?;
+    let Running { pool, facts, commands } = result?;
 
     let driver = tokio::spawn(pool.clone().run(commands));
     let writer = {
@@ -89,6 +86,7 @@ pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
     let mut stopped = stopped;
     let served = tokio::select! {
         served = &mut serving => served,
+        () = pool.failed() => Err("the policy runtime cannot be started".into()),
         _ = &mut stopped => match tokio::time::timeout(LAST_CALLS, &mut serving).await {
             Ok(served) => served,
             Err(_) => {
@@ -123,7 +121,6 @@ async fn end_asked() {
 struct Running {
     pool: Arc<Pool>,
     facts: grpc::Facts,
-    _watch: Option<reservoir_policy::Watch>,
     commands: tokio::sync::mpsc::UnboundedReceiver<reservoir_core::manager::Command>,
 }
 
@@ -132,8 +129,6 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         "no API server is used by this release: max-pods comes from {}, node labels are empty",
         max_pods::FILE
     );
-    // Compiling the built-in policy takes as long as all that IMDS tells: at the same time.
-    let policies = tokio::task::spawn_blocking(|| Policies::new(Options::default()));
     let (cloud, instance) = AwsCloud::connect(cloud_config(config, sdk)).await.context("IMDS")?;
     let cloud: Arc<dyn Cloud> = Arc::new(cloud);
     tracing::info!(
@@ -179,8 +174,9 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         .await??
     };
 
-    let policies = Arc::new(policies.await?.context("the built-in policy")?);
-    let journal = files::read_journal(&files::journal_path(&checkpoint));
+    let journal_path = files::journal_path(&checkpoint);
+    files::remove_stale(&journal_path);
+    let journal = files::read_journal(&journal_path);
     let settings = settings(config, &instance, limits, effective);
     let mut manager = Manager::new(settings);
     manager.boot(clock.now(), &attached, journal);
@@ -199,15 +195,15 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         tracing::warn!("rules of living pods were not looked at: {error}");
     }
 
-    let edges = Edges { cloud, network, policies: policies.clone(), metrics: metrics.clone(), clock, checkpoint };
+    let policy_dir = config.reservoir.policy_dir.clone();
+    let edges = Edges { cloud, network, metrics: metrics.clone(), clock, checkpoint, policy_dir };
     let (pool, commands) = Pool::new(manager, edges);
     if found.rewrite
         && let Err(error) = pool.write_now()
     {
         tracing::warn!("the checkpoint could not be written again: {error}");
     }
-    look_again(&pool, found.unproven);
-    let _watch = watch(config, metrics, &pool, policies).await;
+    recovery::look_again(&pool, found.unproven);
     let mut vpc_cidrs = vpc;
     if !config.datapath.external_snat {
         vpc_cidrs.extend(&config.datapath.exclude_snat_cidrs);
@@ -221,77 +217,7 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         instance_id: instance.instance_id,
         region: instance.region,
     };
-    Ok(Running { pool, facts, _watch, commands })
-}
-
-/// Frees what pods held that are gone or never came, once it is certain that no plugin is still at work on them.
-fn look_again(pool: &Arc<Pool>, unproven: Vec<recovery::Unproven>) {
-    if unproven.is_empty() {
-        return;
-    }
-    let pool = Arc::downgrade(pool);
-    tokio::spawn(async move {
-        tokio::time::sleep(recovery::SETTLED).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let network = pool.network().clone();
-        let looked = tokio::task::spawn_blocking(move || recovery::without_veth(unproven, &*network)).await;
-        let gone = match looked {
-            Ok(Ok(gone)) => gone,
-            Ok(Err(error)) => return tracing::warn!("pods without a veth were not looked for: {error}"),
-            Err(error) => return tracing::warn!("pods without a veth were not looked for: {error}"),
-        };
-        for recovery::Unproven { key, address, .. } in gone {
-            // Deleted meanwhile, the address may be another pod's by now.
-            if pool.look(|manager, _| manager.store().lookup(&key)).is_none_or(|held| held.ip != address) {
-                continue;
-            }
-            let network = pool.network().clone();
-            // Rules are removed as far as they are there; what fails is logged.
-            let _ = tokio::task::spawn_blocking(move || network.prune(&[address])).await;
-            match pool.del(&key).await {
-                Ok(_) => tracing::info!(ip = %address, sandbox = key.container, "the pod is gone: address released"),
-                Err(error) => tracing::warn!(ip = %address, "the address of a pod that is gone stays: {error}"),
-            }
-        }
-    });
-}
-
-/// Watches the policy directory. Waits a moment for the first load, so that a mounted policy makes the first decision.
-async fn watch(
-    config: &Config,
-    metrics: &Metrics,
-    pool: &Arc<Pool>,
-    policies: Arc<Policies>,
-) -> Option<reservoir_policy::Watch> {
-    let (first, loaded) = oneshot::channel();
-    let first = std::sync::Mutex::new(Some(first));
-    let (for_snapshot, for_news, metrics) = (Arc::downgrade(pool), Arc::downgrade(pool), metrics.clone());
-    let snapshot = move || Some(for_snapshot.upgrade()?.look(|manager, now| manager.snapshot(now)));
-    let after = move |result: &Result<_, _>| {
-        metrics.policy_load(if result.is_ok() { "loaded" } else { "refused" });
-        if let Some(first) = first.lock().ok().and_then(|mut slot| slot.take()) {
-            // Nobody waits any more if it took long.
-            let _ = first.send(());
-        }
-        if let Some(pool) = for_news.upgrade()
-            && result.is_ok()
-        {
-            pool.tell(Event::PolicyChanged);
-        }
-    };
-    let dir = &config.reservoir.policy_dir;
-    match reservoir_policy::watch(policies, dir, snapshot, after) {
-        Ok(watch) => {
-            if dir.exists() && tokio::time::timeout(FIRST_POLICY, loaded).await.is_err() {
-                tracing::info!("the policy is still being compiled; the built-in one decides until then");
-            }
-            Some(watch)
-        }
-        Err(error) => {
-            tracing::error!("{error}; the built-in policy decides");
-            None
-        }
-    }
+    Ok(Running { pool, facts, commands })
 }
 
 async fn limits(cloud: &dyn Cloud, instance: &Instance) -> Result<InstanceLimits> {

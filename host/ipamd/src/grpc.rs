@@ -170,13 +170,20 @@ impl CniBackend for Service {
 
 impl Service {
     async fn release(&self, key: &Key, r: &rpc::DelNetworkRequest) -> Result<Released, DelError> {
-        match self.pool.del(key).await {
-            Err(DelError::Store(StoreError::UnknownPod)) if !r.k8s_pod_name.is_empty() => {
-                // A pod whose entry was rebuilt from the host after the checkpoint was lost.
-                self.pool.del(&recovery::key(&r.k8s_pod_namespace, &r.k8s_pod_name)).await
-            }
-            other => other,
+        let result = self.pool.del(key).await;
+        let entry = match &result {
+            // The plugin may report success all the same: what stays taken is looked at when the pod is gone.
+            Err(DelError::Checkpoint(_)) => key.clone(),
+            // A pod whose entry was rebuilt from the host has another key. This may also be the late DEL of an older
+            // sandbox of its name, so the entry goes only when the veth has gone.
+            Err(DelError::Store(StoreError::UnknownPod)) => recovery::key(&r.k8s_pod_namespace, &r.k8s_pod_name),
+            _ => return result,
+        };
+        if let Some(held) = self.pool.look(|manager, _| manager.store().lookup(&entry)) {
+            let pod = recovery::Unproven::of(&entry, held.ip, &r.k8s_pod_namespace, &r.k8s_pod_name);
+            recovery::look_again(&self.pool, vec![pod]);
         }
+        result
     }
 }
 

@@ -13,15 +13,17 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use reservoir_cloud::Cloud;
+use reservoir_core::cloud::{CloudError, ErrorKind};
 use reservoir_core::manager::{Add, Command, Counter, Decided, Event, JobId, Level, Manager, Now, Refusal, WaiterId};
 use reservoir_core::policy::{CreateEni, Node};
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
-use reservoir_policy::Policies;
+use reservoir_policy::{Options, Policies, PolicyError, Watch};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Clock;
@@ -34,7 +36,8 @@ use crate::network::HostNetwork;
 pub struct Edges {
     pub cloud: Arc<dyn Cloud>,
     pub network: Arc<dyn HostNetwork>,
-    pub policies: Arc<Policies>,
+    /// The policy directory, read and watched once the driver runs.
+    pub policy_dir: PathBuf,
     pub metrics: Metrics,
     pub clock: Clock,
     pub checkpoint: PathBuf,
@@ -50,6 +53,9 @@ pub struct Pool {
     commands: mpsc::UnboundedSender<Command>,
     edges: Edges,
     decisions: Arc<Decisions>,
+    policies: OnceLock<Arc<Policies>>,
+    /// The policy runtime cannot work.
+    failed: Notify,
 }
 
 struct Inner {
@@ -117,6 +123,8 @@ impl Pool {
             commands,
             edges,
             decisions: Arc::default(),
+            policies: OnceLock::new(),
+            failed: Notify::new(),
         };
         let pool = Arc::new(pool);
         pool.drain(&mut pool.lock());
@@ -139,9 +147,15 @@ impl Pool {
         &self.decisions
     }
 
+    /// The components in force; none while the built-in one is still being compiled.
     #[must_use]
-    pub fn policies(&self) -> &Arc<Policies> {
-        &self.edges.policies
+    pub fn policies(&self) -> Option<&Arc<Policies>> {
+        self.policies.get()
+    }
+
+    /// Ends when the policy runtime cannot be started: there is no daemon without it.
+    pub async fn failed(&self) {
+        self.failed.notified().await;
     }
 
     #[must_use]
@@ -256,18 +270,20 @@ impl Pool {
 
     /// Sorts the manager's commands: what concerns the lock's content is done now, the rest goes to the driver in order.
     fn drain(&self, inner: &mut Inner) {
+        // Two calls may wait under one key: what one of them was told is not undone because the other went away.
+        let mut untold = Vec::new();
+        let mut told = Vec::new();
         for command in inner.manager.take_commands() {
             match command {
                 Command::Resolve { waiter, outcome } => {
                     let Some(sender) = inner.waiters.remove(&waiter) else { continue };
                     let answer = match outcome {
                         Ok(assigned) if sender.is_closed() => {
-                            // Nobody is there to be told: as if it had never been given.
-                            let now = self.edges.clock.now();
-                            inner.manager.undo(now, assigned.change.into_iter());
+                            untold.push(assigned);
                             continue;
                         }
                         Ok(assigned) => {
+                            told.push(assigned.ip);
                             let written = self.note(inner, assigned.change.clone());
                             Ok((assigned, written))
                         }
@@ -286,6 +302,14 @@ impl Pool {
                     // The driver lives as long as the pool; after it nothing is to be done.
                     let _ = self.commands.send(other);
                 }
+            }
+        }
+        for assigned in untold {
+            if told.contains(&assigned.ip) {
+                self.note(inner, assigned.change);
+            } else {
+                // Nobody is there to be told: as if it had never been given.
+                inner.manager.undo(self.edges.clock.now(), assigned.change.into_iter());
             }
         }
         let next = inner.manager.next_deadline(self.edges.clock.now());
@@ -348,14 +372,23 @@ impl Pool {
             Command::Cloud { job, request } => {
                 let pool = self.clone();
                 tokio::spawn(async move {
-                    let result = pool.edges.cloud.call(request).await;
+                    let api = request.api();
+                    let cloud = pool.edges.cloud.clone();
+                    // A call that panics has not told what it did: the job goes on, it does not hang.
+                    let call = tokio::spawn(async move { cloud.call(request).await });
+                    let result = call.await.unwrap_or_else(|error| {
+                        let (kind, code) = (ErrorKind::Unknown, String::new());
+                        Err(CloudError { api, kind, code, message: error.to_string() })
+                    });
                     pool.tell(Event::Cloud { job, result });
                 });
             }
             Command::SetUpEni { job, eni, subnet_cidr } => {
                 let pool = self.clone();
-                tokio::task::spawn_blocking(move || {
-                    let result = pool.edges.network.set_up_eni(&eni, subnet_cidr);
+                let network = self.edges.network.clone();
+                tokio::spawn(async move {
+                    let set_up = tokio::task::spawn_blocking(move || network.set_up_eni(&eni, subnet_cidr));
+                    let result = set_up.await.unwrap_or_else(|error| Err(error.to_string()));
                     pool.tell(Event::EniReady { job, result });
                 });
             }
@@ -503,26 +536,31 @@ struct PolicyThread(std::sync::mpsc::Sender<Question>);
 impl PolicyThread {
     fn start(pool: &Arc<Pool>) -> Self {
         let (sender, questions) = std::sync::mpsc::channel();
-        let pool = Arc::downgrade(pool);
+        let weak = Arc::downgrade(pool);
         let run = move || {
-            while let Ok(question) = questions.recv() {
-                let Some(pool) = pool.upgrade() else { return };
-                match question {
-                    Question::Decide(node) => pool.decide(node),
-                    Question::Rank { job, node, request } => {
-                        let ranking = pool.edges.policies.rank(&node, &request);
-                        pool.count_calls(&ranking.calls);
-                        let subnets = match (&ranking.by, ranking.failure()) {
-                            (None, Some((_, failure))) => Err(failure.to_string()),
-                            _ => Ok(ranking.subnets),
-                        };
-                        pool.tell(Event::Ranked { job, subnets });
+            // Compiling takes longer than all else at the start, and pods of the last run do not need it.
+            let opened = match weak.upgrade() {
+                Some(pool) => pool.open_policies(),
+                None => return,
+            };
+            let (policies, _watch) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::error!("the policy runtime cannot be started: {error}");
+                    if let Some(pool) = weak.upgrade() {
+                        pool.failed.notify_one();
                     }
+                    return;
                 }
+            };
+            while let Ok(question) = questions.recv() {
+                let Some(pool) = weak.upgrade() else { return };
+                pool.answer(&policies, question);
             }
         };
         if let Err(error) = std::thread::Builder::new().name("policy".to_owned()).spawn(run) {
-            tracing::error!("no thread for the policy, the pool stays as it is: {error}");
+            tracing::error!("no thread for the policy: {error}");
+            pool.failed.notify_one();
         }
         Self(sender)
     }
@@ -535,11 +573,58 @@ impl PolicyThread {
 }
 
 impl Pool {
-    fn decide(&self, node: Arc<Node>) {
+    /// Compiles the built-in component, loads what the policy directory holds and watches it.
+    fn open_policies(self: &Arc<Self>) -> Result<(Arc<Policies>, Option<Watch>), PolicyError> {
+        let policies = Arc::new(Policies::new(Options::default())?);
+        let (for_snapshot, for_news) = (Arc::downgrade(self), Arc::downgrade(self));
+        let snapshot = move || Some(for_snapshot.upgrade()?.look(|manager, now| manager.snapshot(now)));
+        let after = move |result: &Result<_, _>| {
+            let Some(pool) = for_news.upgrade() else { return };
+            pool.edges.metrics.policy_load(if result.is_ok() { "loaded" } else { "refused" });
+            if result.is_ok() {
+                pool.tell(Event::PolicyChanged);
+            }
+        };
+        let watch = reservoir_policy::watch(policies.clone(), &self.edges.policy_dir, snapshot, after);
+        let watch = watch.inspect_err(|error| tracing::error!("{error}; what is in force stays")).ok();
+        // Set once: this is the only caller.
+        let _ = self.policies.set(policies.clone());
+        Ok((policies, watch))
+    }
+
+    /// Answers one question. Whatever happens inside, the manager is told something.
+    fn answer(&self, policies: &Policies, question: Question) {
+        const PANIC: &str = "the policy runtime panicked; this is a defect of ours";
+        match question {
+            Question::Decide(node) => {
+                let made = catch_unwind(AssertUnwindSafe(|| self.decide(policies, node.clone())));
+                if made.is_err() {
+                    let plan = None;
+                    let (targets, reason) = (Vec::new(), PANIC.to_owned());
+                    let decided = Decided { node, plan, targets, reason, wake_after: None, refresh_subnets: false };
+                    self.tell(Event::Decided(Box::new(decided)));
+                }
+            }
+            Question::Rank { job, node, request } => {
+                let ranked = catch_unwind(AssertUnwindSafe(|| {
+                    let ranking = policies.rank(&node, &request);
+                    self.count_calls(&ranking.calls);
+                    match (&ranking.by, ranking.failure()) {
+                        (None, Some((_, failure))) => Err(failure.to_string()),
+                        _ => Ok(ranking.subnets),
+                    }
+                }));
+                let subnets = ranked.unwrap_or_else(|_| Err(PANIC.to_owned()));
+                self.tell(Event::Ranked { job, subnets });
+            }
+        }
+    }
+
+    fn decide(&self, policies: &Policies, node: Arc<Node>) {
         use reservoir_policy::Answer as Said;
 
         let started = Instant::now();
-        let decision = self.edges.policies.decide(&node);
+        let decision = policies.decide(&node);
         let took = started.elapsed();
         self.count_calls(&decision.calls);
         let fuel = decision.calls.iter().map(|c| c.fuel).sum();

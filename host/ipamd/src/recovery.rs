@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reservoir_core::checkpoint::{self, Allocation, DropReason, ParseError};
@@ -12,6 +13,7 @@ use reservoir_core::store::{Key, PodMeta};
 
 use crate::files;
 use crate::network::HostNetwork;
+use crate::pool::Pool;
 
 /// Network name of entries that were rebuilt from the host; the container id is then the suffix of the pod's veth.
 const RECOVERED: &str = "_recovered-from-host";
@@ -59,6 +61,14 @@ pub struct Unproven {
     suffix: String,
 }
 
+impl Unproven {
+    /// A pod by its entry; `pod` is empty for an entry that was rebuilt from the host.
+    #[must_use]
+    pub fn of(key: &Key, address: IpAddr, namespace: &str, name: &str) -> Self {
+        Self { key: key.clone(), address, suffix: reservoir_net::names::suffix(namespace, name, 0) }
+    }
+}
+
 /// Those without a veth: their ADD failed, or they were deleted while the daemon was down.
 ///
 /// # Errors
@@ -67,6 +77,38 @@ pub fn without_veth(mut pods: Vec<Unproven>, network: &dyn HostNetwork) -> Resul
     let links = network.links()?;
     pods.retain(|pod| !links.iter().any(|link| link.ends_with(&pod.suffix)));
     Ok(pods)
+}
+
+/// Frees what pods held that are gone or never came, once it is certain that no plugin is still at work on them.
+pub fn look_again(pool: &Arc<Pool>, unproven: Vec<Unproven>) {
+    if unproven.is_empty() {
+        return;
+    }
+    let pool = Arc::downgrade(pool);
+    tokio::spawn(async move {
+        tokio::time::sleep(SETTLED).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let network = pool.network().clone();
+        let looked = tokio::task::spawn_blocking(move || without_veth(unproven, &*network)).await;
+        let gone = match looked {
+            Ok(Ok(gone)) => gone,
+            Ok(Err(error)) => return tracing::warn!("pods without a veth were not looked for: {error}"),
+            Err(error) => return tracing::warn!("pods without a veth were not looked for: {error}"),
+        };
+        for Unproven { key, address, .. } in gone {
+            // Deleted meanwhile, the address may be another pod's by now.
+            if pool.look(|manager, _| manager.store().lookup(&key)).is_none_or(|held| held.ip != address) {
+                continue;
+            }
+            let network = pool.network().clone();
+            // Rules are removed as far as they are there; what fails is logged.
+            let _ = tokio::task::spawn_blocking(move || network.prune(&[address])).await;
+            match pool.del(&key).await {
+                Ok(_) => tracing::info!(ip = %address, sandbox = key.container, "the pod is gone: address released"),
+                Err(error) => tracing::warn!(ip = %address, "the address of a pod that is gone stays: {error}"),
+            }
+        }
+    });
 }
 
 /// The key under which a rebuilt entry of this pod stands.
@@ -92,8 +134,15 @@ pub fn read_for(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, ipv6:
     let shown = || path.display().to_string();
     let text = match fs::read(path) {
         Ok(text) => text,
-        // A fresh boot: the directory is a tmpfs.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+        // A fresh boot, the directory being a tmpfs; or the file was lost while pods run: the host shows which.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let kept = network.pods().map(in_use).unwrap_or_default();
+            if !kept.is_empty() {
+                tracing::error!(file = %shown(), pods = kept.len(), "there is no checkpoint, but the host shows pods: \
+                    their addresses are kept in use");
+            }
+            return Ok(Found { rewrite: !kept.is_empty(), kept, ..Found::default() });
+        }
         Err(source) => return Err(RecoveryError::Io { path: shown(), source }),
     };
     let allocations = match checkpoint::parse(&text) {
@@ -159,6 +208,20 @@ fn rebuild(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, reason: St
         Err(error) => return Err(RecoveryError::Unprovable { path: shown, reason, error }),
     };
     let aside = files::set_aside(path, unix_seconds).map_err(|source| RecoveryError::Io { path: shown, source })?;
+    let kept = in_use(pods);
+    tracing::error!(
+        file = %path.display(),
+        aside = %aside.display(),
+        pods = kept.len(),
+        "the checkpoint is damaged ({reason}): it was set aside, and the addresses of the pods that the host shows are \
+         kept in use"
+    );
+    let unproven = unproven(&kept);
+    Ok(Found { kept, rewrite: true, unproven, ..Found::default() })
+}
+
+/// Entries for the addresses that the host shows in use.
+fn in_use(pods: Vec<(Ipv4Addr, Option<String>)>) -> Vec<(Allocation, IpAddr)> {
     let mut kept = Vec::new();
     for (address, veth) in pods {
         // Without a veth nobody can use the address, whatever rules are left.
@@ -173,15 +236,7 @@ fn rebuild(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, reason: St
         };
         kept.push((allocation, IpAddr::V4(address)));
     }
-    tracing::error!(
-        file = %path.display(),
-        aside = %aside.display(),
-        pods = kept.len(),
-        "the checkpoint is damaged ({reason}): it was set aside, and the addresses of the pods that the host shows are \
-         kept in use"
-    );
-    let unproven = unproven(&kept);
-    Ok(Found { kept, rewrite: true, unproven, ..Found::default() })
+    kept
 }
 
 #[cfg(test)]

@@ -280,6 +280,13 @@ impl Manager {
                 return self.attached(now, id, job, attachment);
             }
             (Stage::Attach, Err(error)) => match error.kind {
+                // It was not looked at: undoing the creation would only cost more calls.
+                ErrorKind::Throttled if job.tries < 5 => {
+                    job.tries += 1;
+                    job.retry_at = Some(now.mono + retry_delay(Duration::from_secs(1), job.tries, &mut self.random));
+                    self.jobs.insert(id, Job::Create(job));
+                    return;
+                }
                 ErrorKind::InUse | ErrorKind::Unknown | ErrorKind::Refused | ErrorKind::NotFound if job.tries < 5 => {
                     job.tries += 1;
                     job.stage = Stage::Look;

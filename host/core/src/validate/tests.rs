@@ -151,6 +151,14 @@ fn one_removal_per_card_and_none_before_a_minute() {
 }
 
 #[test]
+fn an_interface_is_not_filled_and_removed_at_once() {
+    let n = node(vec![eni("eni-1", 1, &[], vec![])]);
+    let plan = Plan { grow: vec![assign("eni-1", 1)], remove: vec!["eni-1".to_owned()], ..Plan::default() };
+    let checked = check(&n, &plan, &UnderWay::default());
+    assert_eq!((checked.grow.len(), checked.remove.len()), (1, 0));
+}
+
+#[test]
 fn growth_wins_over_release_on_its_card() {
     let n = node(vec![eni("eni-0", 0, &[], vec![cidr(0, 0, 0)])]);
     let plan = Plan { grow: vec![assign("eni-0", 1)], release: vec![0], ..Plan::default() };

@@ -232,9 +232,11 @@ impl Config {
             reservoir: Reservoir {
                 policy_dir: r.text("RESERVOIR_POLICY_DIR").unwrap_or("/etc/reservoir/policy").into(),
                 socket: r.text("RESERVOIR_IPAMD_SOCKET").unwrap_or("/var/run/aws-node/ipamd.sock").into(),
-                add_wait: r.strict("RESERVOIR_ADD_WAIT_SECONDS", Duration::from_secs(30), |v| match parse::decimal(v) {
-                    Ok(n @ 0..=60) => Ok(Duration::from_secs(n.unsigned_abs())),
-                    _ => Err(Expected("a decimal integer from 0 to 60 (seconds)".into())),
+                add_wait: r.strict("RESERVOIR_ADD_WAIT_SECONDS", Duration::from_secs(30), |v| {
+                    match parse::decimal(v) {
+                        Ok(n @ 0..=60) => Ok(Duration::from_secs(n.unsigned_abs())),
+                        _ => Err(Expected("a decimal integer from 0 to 60 (seconds)".into())),
+                    }
                 }),
             },
         }
