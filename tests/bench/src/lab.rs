@@ -117,7 +117,7 @@ impl Lab {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
-        serving.with_context(|| self.log_tail())?;
+        serving.with_context(|| format!("the end of its log:\n{}", self.log_tail()))?;
         Ok(begun.elapsed())
     }
 
@@ -230,7 +230,7 @@ impl Lab {
                 return Ok(());
             }
             if begun.elapsed() > Duration::from_secs(30) {
-                bail!("the pool does not settle: {held} addresses, {addresses} wanted\n{}", self.log_tail());
+                bail!("the pool does not settle: {held} addresses, {addresses} wanted");
             }
             before = now;
         }

@@ -53,7 +53,7 @@ impl Row {
     #[must_use]
     pub fn skipped(group: &'static str, figure: &str, why: &str) -> Self {
         let mut row = Self::new(group, figure, "", None);
-        row.skipped = Some(why.to_owned());
+        row.skipped = Some(why.split_whitespace().collect::<Vec<_>>().join(" "));
         row
     }
 
