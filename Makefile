@@ -39,7 +39,7 @@ rings: build plugin
 test: check rings doc
 
 doc: setup
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --locked --workspace --no-deps --document-private-items
 
 conformance: setup
 	cargo run --locked --quiet -p conformance -- $(VECTORS)

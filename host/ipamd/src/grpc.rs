@@ -51,7 +51,6 @@ impl Service {
 }
 
 /// The version gate (spec 02 §2.3).
-#[expect(clippy::result_large_err, reason = "tonic's own type")]
 fn same_version(client: &str) -> Result<(), Status> {
     if client == rpc::VERSION {
         Ok(())

@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`Policies`] | what the daemon holds: the built-in component, perhaps a custom one, and who answers |
-//! | [`dir`], [`watch`] | the policy directory, read and watched |
+//! | [`dir`], [`mod@watch`] | the policy directory, read and watched |
 //! | [`Runtime`], [`Component`], [`Session`] | one component, loaded and called |
 //! | [`Limits`] | what a component may use and say |
 //!

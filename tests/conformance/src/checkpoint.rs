@@ -23,7 +23,8 @@ const NOW: u64 = 1_800_000_000;
 /// Runs a file of checkpoint vectors.
 pub fn run(file: &Value) -> Option<Vec<CaseResult>> {
     let environments = file.get("environments")?;
-    let kinds = [("restore", file.get("restore")?), ("write", file.get("write")?), ("sequence", file.get("sequences")?)];
+    let kinds =
+        [("restore", file.get("restore")?), ("write", file.get("write")?), ("sequence", file.get("sequences")?)];
     let suffixes = file["veth_suffix_examples"].as_array().into_iter().flatten().map(|case| {
         let text = |key: &str| case[key].as_str().unwrap_or_default();
         let got = reservoir_net::names::suffix(text("namespace"), text("pod"), 0);
@@ -140,9 +141,8 @@ fn restore(case: &Value, env: &Value) -> Outcome {
         return Outcome::Skipped(format!("the file cannot be made: {error}"));
     }
     let links = case["host_links"].as_array().into_iter().flatten().filter_map(|l| Some(l.as_str()?.to_owned()));
-    let host = Host {
-        links: if faults["link_list"].is_string() { Err("it fails".to_owned()) } else { Ok(links.collect()) },
-    };
+    let host =
+        Host { links: if faults["link_list"].is_string() { Err("it fails".to_owned()) } else { Ok(links.collect()) } };
     let expect = &case["expect"];
     let ipv6 = env["ipv6_node"].as_bool().unwrap_or_default();
     match recovery::read_for(&path, &host, NOW, ipv6) {
@@ -258,19 +258,14 @@ fn restored_better(case: &Value, store: &Store, rewrite: bool) -> Outcome {
         other => return Outcome::Skipped(format!("a better answer that this suite does not know: {other}")),
     };
     let got = format!("{held:?}, {} orphans, written again: {rewrite}", store.orphans().len());
-    if ok && rewrite {
-        Outcome::Passed
-    } else {
-        Outcome::Failed { expected: case["better"].to_string(), got }
-    }
+    if ok && rewrite { Outcome::Passed } else { Outcome::Failed { expected: case["better"].to_string(), got } }
 }
 
 /// Leniencies of the reference's reader that its vectors call optional.
 fn optional_leniency(case: &Value, store: &Store) -> Option<Outcome> {
     let id = case["id"].as_str().unwrap_or_default();
-    (matches!(id, "restore-ipv4-mapped" | "restore-key-case") && store.assignments().count() == 0).then(|| {
-        Outcome::Skipped(format!("the reader's leniency is optional and not ours: {}", case["better"]))
-    })
+    (matches!(id, "restore-ipv4-mapped" | "restore-key-case") && store.assignments().count() == 0)
+        .then(|| Outcome::Skipped(format!("the reader's leniency is optional and not ours: {}", case["better"])))
 }
 
 fn reason_text(reason: checkpoint::DropReason) -> &'static str {

@@ -22,7 +22,8 @@ use serde_json::Value;
 pub type Suite = fn(&Value) -> Option<Vec<CaseResult>>;
 
 /// All of them. The first that knows a file runs it.
-pub const SUITES: &[Suite] = &[warm_pool::run, checkpoint::run, instance_limits::run, datapath::run, env::run, metrics::run];
+pub const SUITES: &[Suite] =
+    &[warm_pool::run, checkpoint::run, instance_limits::run, datapath::run, env::run, metrics::run];
 
 /// How one case went.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -58,7 +58,7 @@ fn empty() -> Result<Vec<u8>> {
     let package = resolve.push_str("policy.wit", include_str!("../../../../wit/policy.wit"))?;
     let world = resolve.select_world(&[package], Some("planning-policy"))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-    Ok(ComponentEncoder::default().module(&module)?.validate(true).encode()?)
+    ComponentEncoder::default().module(&module)?.validate(true).encode()
 }
 
 #[cfg(test)]
