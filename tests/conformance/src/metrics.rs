@@ -77,10 +77,10 @@ fn sample<'a>(page: &'a str, series: &str) -> &'a str {
 
 /// Our closed set for a label. Names of API calls and AWS error codes are the cloud crate's; they are no set here.
 fn label_values(family: &str, label: &str) -> Option<Vec<&'static str>> {
-    fn all<L: Label>() -> Option<Vec<&'static str>> {
-        Some(L::ALL.iter().map(|l| l.text()).collect())
+    fn all<L: Label>() -> Vec<&'static str> {
+        L::ALL.iter().map(|l| l.text()).collect()
     }
-    match (family, label) {
+    Some(match (family, label) {
         ("awscni_del_ip_req_count", "reason") => all::<DelReason>(),
         ("awscni_ipamd_error_count", "fn") => all::<IpamdError>(),
         ("awscni_pod_eni_error_count", "fn") => all::<PodEniError>(),
@@ -90,6 +90,6 @@ fn label_values(family: &str, label: &str) -> Option<Vec<&'static str>> {
         ("awscni_ipamd_startup_duration_seconds", "failure_reason") => all::<StartFailure>(),
         ("awscni_connmark_backend", "backend") => all::<Backend>(),
         ("awscni_connmark_reconcile_total", "result") => all::<Outcome>(),
-        _ => None,
-    }
+        _ => return None,
+    })
 }
