@@ -102,7 +102,7 @@ fn changes_are_minimal_and_leave_the_rules_of_others_alone() {
         assert_eq!(changes, 4, "{program}");
         let after = save(node, program);
         assert_eq!(sorted(&before.replace("10.1.0.0/16", "10.2.0.0/16")), sorted(&after), "{program}");
-        assert!(after.lines().filter(|l| l.contains("AWS-SNAT-CHAIN-0 ")).next_back().unwrap().contains("-j SNAT"));
+        assert!(after.lines().rfind(|l| l.contains("AWS-SNAT-CHAIN-0 ")).unwrap().contains("-j SNAT"));
     });
 }
 
