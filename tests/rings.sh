@@ -39,7 +39,7 @@ ring() { # name, command...
 # All with --workspace: a smaller selection would unify features differently and build the world again.
 tests() {
     # grep says 1 when nothing is left to print; pipefail keeps the status of the tests.
-    cargo test --locked --workspace "$@" -- --nocapture --test-threads 2 2>&1 |
+    cargo test --locked --workspace --no-fail-fast "$@" -- --nocapture --test-threads 2 2>&1 |
         { grep -v -E '^(running|test .* ok$|$)' || [ $? -eq 1 ]; }
 }
 targets() { # test targets of these packages

@@ -29,8 +29,9 @@ fail() {
 }
 
 PLUGIN_PATH=${PLUGIN_PATH:-/usr/lib/cni}
-CNI_BIN=${CNI_BIN:-$root/target/cni}
-CNITOOL=${CNITOOL:-$root/target/cnitool/cnitool}
+target=${CARGO_TARGET_DIR:-$root/target}
+CNI_BIN=${CNI_BIN:-$target/cni}
+CNITOOL=${CNITOOL:-$target/cnitool/cnitool}
 [ "$(id -u)" = 0 ] || skip "needs root for network namespaces"
 command -v ip >/dev/null || skip "ip (package iproute2) is missing"
 command -v iptables >/dev/null || skip "iptables is missing, which portmap needs"

@@ -418,6 +418,7 @@ impl Manager {
         self.last_reason = reason;
         self.subnets_wanted |= refresh_subnets;
         let plan = plan.unwrap_or_default();
+        let asked_to_grow = !plan.grow.is_empty();
         let under_way = UnderWay { slots: self.slots_under_way() };
         let checked = validate::check(&node, &plan, &under_way);
         for _ in &checked.dropped {
@@ -456,11 +457,16 @@ impl Manager {
             // What is under way now counts; there may be more to do.
             self.ask(now.mono);
         }
+        let refused = dropped.first().map(|d| format!(" (the host: {}: {})", d.action, d.reason)).unwrap_or_default();
         self.out.push(Command::Record(Box::new(Record { node: node.clone(), started, dropped })));
         if let Some(seconds) = wake_after {
             self.ask(now.mono + Duration::from_secs(u64::from(seconds.max(1))));
         }
         self.wake_for(now, &node);
+        if asked_to_grow && grown.is_empty() {
+            // It asked, and the host refused: a pod that waits is told so.
+            self.last_reason.push_str(&refused);
+        }
         if grown.is_empty() {
             self.fail_hopeless(now);
         }
@@ -489,7 +495,13 @@ impl Manager {
 
     /// Those who wait while nothing is under way, nothing cools in time and no gate opens in time wait for nothing.
     fn fail_hopeless(&mut self, now: Now) {
-        if self.waiters.is_empty() || self.growing() > 0 || self.verifying() || self.cooled_in_time(now) {
+        // What is being given back makes room for what is needed.
+        if self.waiters.is_empty()
+            || self.growing() > 0
+            || self.shrinking()
+            || self.verifying()
+            || self.cooled_in_time(now)
+        {
             return;
         }
         // The decision may be older than the newest pod, or than what has failed meanwhile.

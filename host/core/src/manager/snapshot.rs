@@ -219,6 +219,11 @@ impl Manager {
         self.jobs.values().filter(|j| matches!(j, Job::Create(_) | Job::Assign(_) | Job::Adopt(_))).count()
     }
 
+    /// Whether slots or places are about to be free again.
+    pub(super) fn shrinking(&self) -> bool {
+        self.jobs.values().any(|j| matches!(j, Job::Release(_) | Job::Remove(_)))
+    }
+
     pub(super) fn slots_under_way(&self) -> HashMap<String, u32> {
         let mut slots = HashMap::new();
         for job in self.jobs.values() {

@@ -295,6 +295,7 @@ impl World {
                         Request::CreateNetworkInterface(_) => 500,
                         Request::AttachNetworkInterface { .. } => 1000,
                         Request::AssignPrivateIpAddresses { .. } => 300,
+                        Request::UnassignPrivateIpAddresses { .. } => 2000,
                         _ => 10,
                     };
                     let result = self.ec2.call(&request);
@@ -643,6 +644,23 @@ fn a_verification_keeps_what_pods_hold() {
     assert_eq!(w.m.store().assignments().map(|(ip, _)| ip).collect::<Vec<_>>(), [std::net::IpAddr::V4(ip)]);
     assert!(w.logs.iter().any(|l| l.contains("a pod has it")), "{:?}", w.logs);
     let _ = Arc::new(());
+}
+
+#[test]
+fn a_pod_waits_for_slots_that_are_being_given_back() {
+    let mut w = World::new(100, 3);
+    w.m.settings.max_enis = 1;
+    w.run(5);
+    w.warm = 0;
+    w.release_all = true;
+    let now = w.now();
+    w.m.handle(now, Event::PolicyChanged);
+    w.commands();
+    w.run(1);
+    assert_eq!((w.count("UnassignPrivateIpAddresses"), w.m.store().stats(w.at).total), (1, 0));
+    let id = w.add("1").unwrap_err();
+    w.run(4);
+    assert!(w.answers[&id].is_ok(), "{:?}", w.answers[&id]);
 }
 
 #[test]
