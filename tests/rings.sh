@@ -5,6 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 only=${1:-}
+export RING_BINARIES="${CARGO_TARGET_DIR:-$PWD/target}/debug" RING_PLUGIN="${CARGO_TARGET_DIR:-$PWD/target}/cni/aws-cni"
 summary=()
 failed=0
 total_passed=0
