@@ -50,12 +50,12 @@ pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let quiet = silent(&stage.node.netns(), &everyone);
     story.claim(quiet.is_empty(), &format!("all {} pods answer", everyone.len()), quiet.join(", "));
     // The daemon serves before its policy is compiled; both, and a second of traffic, are waited for.
-    let patience = std::time::Duration::from_secs(30);
+    let patience = Duration::from_secs(30);
     stage.node.wait_for("the custom policy", patience, |node| {
         let policy: serde_json::Value = serde_json::from_str(&node.introspect("/v1/policy")?)?;
         Ok(!policy["custom"].is_null())
     })?;
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     for (stream, what) in streams.into_iter().zip(["pod on eth0 → host in the VPC", "pod on eth1 → pod on eth0"]) {
         // The last packet may still be on its way.
         let evidence =
