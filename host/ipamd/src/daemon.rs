@@ -267,6 +267,7 @@ fn settings(config: &Config, instance: &Instance, limits: InstanceLimits, effect
         subnet_discovery: config.provisioning.subnet_discovery,
         provisioning: !config.provisioning.disabled,
         ec2: !config.provisioning.imds_only,
+        clean_up: !config.provisioning.leaked_eni_cleanup_disabled,
         add_wait: config.reservoir.add_wait,
         // The standard library's hasher is seeded by the system: nodes must not back off in step.
         seed: RandomState::new().build_hasher().finish(),

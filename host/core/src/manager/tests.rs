@@ -225,6 +225,7 @@ fn settings() -> Settings {
         subnet_discovery: true,
         provisioning: true,
         ec2: true,
+        clean_up: true,
         add_wait: Duration::from_secs(8),
         seed: 1,
         booted: Duration::ZERO,
@@ -661,6 +662,20 @@ fn a_pod_waits_for_slots_that_are_being_given_back() {
     let id = w.add("1").unwrap_err();
     w.run(4);
     assert!(w.answers[&id].is_ok(), "{:?}", w.answers[&id]);
+}
+
+#[test]
+fn left_overs_stay_where_the_clean_up_is_off() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-lost".to_owned(), (None, BTreeSet::new()));
+    let mut w = World::on(ec2, 0, Journal::default());
+    w.m.settings.clean_up = false;
+    w.run(10);
+    assert_eq!(w.count("DeleteNetworkInterface"), 0);
+    w.m.settings.clean_up = true;
+    w.run(3 * 3600);
+    assert!(!w.ec2.enis.contains_key("eni-lost"), "it is found by the next search");
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Settings {
     pub subnet_discovery: bool,
     /// False: assign, create, release and remove nothing (DISABLE_NETWORK_RESOURCE_PROVISIONING).
     pub provisioning: bool,
+    /// False: interfaces that were made and never attached are left (DISABLE_LEAKED_ENI_CLEANUP).
+    pub clean_up: bool,
     /// False: EC2 is never called (ENABLE_IMDS_ONLY_MODE).
     pub ec2: bool,
     /// How long an ADD waits for an address at most.

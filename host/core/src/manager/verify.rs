@@ -445,7 +445,7 @@ impl Manager {
             let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
             let ours = interface.description.starts_with("aws-K8S-");
             let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
-            if old && ours && self.settings.provisioning && !busy {
+            if old && ours && self.settings.provisioning && self.settings.clean_up && !busy {
                 self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
                 self.dispose(now, spec_of(&interface, 0), false);
             }
