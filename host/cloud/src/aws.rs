@@ -38,7 +38,7 @@ impl AwsCloud {
             Request::PrimarySecurityGroups { mac } => {
                 self.metadata.security_groups(&mac).await.map(Answer::SecurityGroups)
             }
-            Request::VpcCidrs { mac } => self.metadata.vpc_cidrs(&mac).await.map(Answer::VpcCidrs),
+            Request::VpcCidrs { mac, family } => self.metadata.vpc_cidrs(&mac, family).await.map(Answer::VpcCidrs),
             request => self.ec2.call(request).await,
         }
     }

@@ -158,6 +158,22 @@ impl Ec2 {
                     .await?;
                 Ok(Answer::Done)
             }
+            Request::AssignIpv6Prefix { eni } => {
+                // As above: not repeated without being looked at.
+                let once = aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled());
+                let call = ec2.assign_ipv6_addresses().network_interface_id(eni).ipv6_prefix_count(1);
+                let out = call.customize().config_override(once).send().await?;
+                answer::ipv6_prefixes(out.assigned_ipv6_prefixes()).map(Answer::Ipv6Prefixes)
+            }
+            Request::UnassignIpv6Prefixes { eni, prefixes } => {
+                let prefixes = prefixes.iter().map(ToString::to_string).collect();
+                ec2.unassign_ipv6_addresses()
+                    .network_interface_id(eni)
+                    .set_ipv6_prefixes(Some(prefixes))
+                    .send()
+                    .await?;
+                Ok(Answer::Done)
+            }
             Request::CreateTags { resource, tags } => {
                 ec2.create_tags().resources(resource).set_tags(Some(sorted(tags))).send().await?;
                 Ok(Answer::Done)
@@ -177,6 +193,7 @@ impl Ec2 {
             Unit::Ip => (Some(count), None),
             Unit::Prefix => (None, Some(count)),
         };
+        let ipv6 = (create.ipv6_addresses > 0).then(|| number("count", create.ipv6_addresses)).transpose()?;
         let tags = TagSpecification::builder()
             .resource_type(ResourceType::NetworkInterface)
             .set_tags(Some(sorted(create.tags)))
@@ -200,6 +217,7 @@ impl Ec2 {
             .tag_specifications(tags)
             .set_secondary_private_ip_address_count(ips)
             .set_ipv4_prefix_count(prefixes)
+            .set_ipv6_address_count(ipv6)
             .set_connection_tracking_specification(tracking.transpose()?)
             .client_token(create.client_token)
             .send()
@@ -232,6 +250,9 @@ fn without_a_call(request: &Request) -> Option<Result<Answer, CloudError>> {
             if addresses.is_empty() && prefixes.is_empty() =>
         {
             refuse(format!("neither an address nor a prefix to take from {eni}"))
+        }
+        Request::UnassignIpv6Prefixes { eni, prefixes } if prefixes.is_empty() => {
+            refuse(format!("no prefix to take from {eni}"))
         }
         _ => None,
     }

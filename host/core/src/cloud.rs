@@ -4,10 +4,10 @@
 //! so that the real cloud, the simulated one and a test's fake all answer the same small questions (spec 03 §6.1).
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::ip::Ipv4Net;
-use crate::policy::Unit;
+use crate::ip::{IpNet, Ipv4Net};
+use crate::policy::{Family, Unit};
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Request {
     AttachedInterfaces,
     /// IMDS: security groups of the primary interface, spec 03 §3 row 15. Answer: [`Answer::SecurityGroups`].
     PrimarySecurityGroups { mac: String },
-    /// IMDS: the VPC's IPv4 blocks, spec 03 §3 row 22. Answer: [`Answer::VpcCidrs`].
-    VpcCidrs { mac: String },
+    /// IMDS: the VPC's blocks of one family, spec 03 §3. Answer: [`Answer::VpcCidrs`].
+    VpcCidrs { mac: String, family: Family },
     /// `DescribeNetworkInterfaces` by id. Answer: [`Answer::Interfaces`].
     DescribeNetworkInterfaces { ids: Vec<String> },
     /// `DescribeNetworkInterfaces` by filter: tag `node.k8s.amazonaws.com/instance_id` = `instance` and status
@@ -47,6 +47,10 @@ pub enum Request {
     AssignPrivateIpAddresses { eni: String, unit: Unit, count: u32 },
     /// `UnassignPrivateIpAddresses`; a list may be empty, not both. Answer: [`Answer::Done`].
     UnassignPrivateIpAddresses { eni: String, addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+    /// `AssignIpv6Addresses` with a prefix count of 1 (spec 03 §7.12). Answer: [`Answer::Ipv6Prefixes`].
+    AssignIpv6Prefix { eni: String },
+    /// `UnassignIpv6Addresses`. Answer: [`Answer::Done`].
+    UnassignIpv6Prefixes { eni: String, prefixes: Vec<IpNet> },
     /// `CreateTags` on one resource, tags sorted by key. Answer: [`Answer::Done`].
     CreateTags { resource: String, tags: Vec<(String, String)> },
 }
@@ -59,7 +63,8 @@ impl Request {
             Self::Instance => "GetInstance",
             Self::AttachedInterfaces => "GetAttachedENIs",
             Self::PrimarySecurityGroups { .. } => "GetSecurityGroupIDs",
-            Self::VpcCidrs { .. } => "GetVPCIPv4CIDRBlocks",
+            Self::VpcCidrs { family: Family::Ipv4, .. } => "GetVPCIPv4CIDRBlocks",
+            Self::VpcCidrs { family: Family::Ipv6, .. } => "GetVPCIPv6CIDRBlocks",
             Self::DescribeNetworkInterfaces { .. } | Self::DescribeDetachedInterfaces { .. } => {
                 "DescribeNetworkInterfaces"
             }
@@ -73,6 +78,8 @@ impl Request {
             Self::DeleteNetworkInterface { .. } => "DeleteNetworkInterface",
             Self::AssignPrivateIpAddresses { .. } => "AssignPrivateIpAddresses",
             Self::UnassignPrivateIpAddresses { .. } => "UnassignPrivateIpAddresses",
+            Self::AssignIpv6Prefix { .. } => "AssignIpv6Addresses",
+            Self::UnassignIpv6Prefixes { .. } => "UnassignIpv6Addresses",
             Self::CreateTags { .. } => "CreateTags",
         }
     }
@@ -98,7 +105,10 @@ pub struct CreateInterface {
     pub tags: Vec<(String, String)>,
     /// What it comes with beside its primary address.
     pub unit: Unit,
+    /// Of the unit; 0 in IPv6 mode.
     pub count: u32,
+    /// `Ipv6AddressCount`: 1 in IPv6 mode, 0 otherwise.
+    pub ipv6_addresses: u32,
     /// Copied from the primary interface where it has any.
     pub connection_tracking: Option<ConnectionTracking>,
     /// EC2's idempotency token: fresh for each distinct request (spec 03 W-9).
@@ -120,13 +130,14 @@ pub enum Answer {
     Instance(Instance),
     Attached(Vec<AttachedInterface>),
     SecurityGroups(Vec<String>),
-    VpcCidrs(Vec<Ipv4Net>),
+    VpcCidrs(Vec<IpNet>),
     Interfaces(Vec<Interface>),
     Devices(Vec<Device>),
     Subnets(Vec<SubnetFacts>),
     InstanceType(crate::limits::InstanceLimits),
     Attachment { id: String },
     Assigned { addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+    Ipv6Prefixes(Vec<IpNet>),
 }
 
 /// What never changes for the life of the process (spec 03 §4).
@@ -135,6 +146,8 @@ pub struct Instance {
     pub region: String,
     pub availability_zone: String,
     pub local_ipv4: Ipv4Addr,
+    /// The instance's own IPv6 address, where it has one.
+    pub local_ipv6: Option<Ipv6Addr>,
     pub instance_id: String,
     pub instance_type: String,
     pub mac: String,
@@ -157,6 +170,11 @@ pub struct AttachedInterface {
     pub primary: Option<Ipv4Addr>,
     pub secondary: Vec<Ipv4Addr>,
     pub prefixes: Vec<Ipv4Net>,
+    /// Of the subnet; None where it has none.
+    pub subnet_ipv6_cidr: Option<IpNet>,
+    /// The interface's own IPv6 addresses, the first one first.
+    pub ipv6: Vec<Ipv6Addr>,
+    pub ipv6_prefixes: Vec<IpNet>,
 }
 
 /// One interface as EC2 tells it.
@@ -174,6 +192,8 @@ pub struct Interface {
     pub primary: Option<Ipv4Addr>,
     pub secondary: Vec<Ipv4Addr>,
     pub prefixes: Vec<Ipv4Net>,
+    pub ipv6: Vec<Ipv6Addr>,
+    pub ipv6_prefixes: Vec<IpNet>,
     pub attachment: Option<InterfaceAttachment>,
     pub connection_tracking: Option<ConnectionTracking>,
 }
@@ -201,7 +221,7 @@ pub struct Device {
 pub struct SubnetFacts {
     pub id: String,
     pub cidr: Option<Ipv4Net>,
-    pub ipv6: bool,
+    pub ipv6_cidr: Option<IpNet>,
     pub free_ips: u32,
     /// Sorted by key.
     pub tags: Vec<(String, String)>,

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
 use reservoir_core::cloud::{Answer, CloudError, Instance, Request};
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
 use reservoir_core::manager::{Manager, Settings};
+use reservoir_core::policy::Family;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -145,7 +147,7 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     }
     let (attached, vpc) = tokio::join!(
         cloud.call(Request::AttachedInterfaces),
-        cloud.call(Request::VpcCidrs { mac: instance.mac.clone() })
+        cloud.call(Request::VpcCidrs { mac: instance.mac.clone(), family: Family::Ipv4 })
     );
     let Answer::Attached(attached) = attached.context("the attached interfaces")? else {
         return Err(anyhow!("IMDS: the attached interfaces were answered with something else"));
@@ -153,6 +155,7 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     let Answer::VpcCidrs(vpc) = vpc.context("the VPC's address blocks")? else {
         return Err(anyhow!("IMDS: the VPC's address blocks were answered with something else"));
     };
+    let vpc: Vec<Ipv4Net> = vpc.into_iter().filter_map(IpNet::as_ipv4).collect();
 
     let network: Arc<dyn HostNetwork> = match config.datapath.host_network {
         Network::Kernel => Arc::new(KernelNetwork::new(config.datapath.clone(), metrics.clone())),

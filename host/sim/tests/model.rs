@@ -39,6 +39,7 @@ fn creation(unit: Unit, count: u32, token: &str) -> CreateInterface {
         tags: vec![("node.k8s.amazonaws.com/instance_id".to_owned(), NODE.to_owned())],
         unit,
         count,
+        ipv6_addresses: 0,
         connection_tracking: None,
         client_token: token.to_owned(),
     }

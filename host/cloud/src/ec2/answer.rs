@@ -9,7 +9,7 @@ use aws_sdk_ec2::operation::assign_private_ip_addresses::AssignPrivateIpAddresse
 use aws_sdk_ec2::types;
 use aws_sdk_ec2::types::{InstanceTypeHypervisor, InstanceTypeInfo, NetworkInterface, Reservation, Subnet, Tag};
 use reservoir_core::cloud::{Answer, ConnectionTracking, Device, Interface, InterfaceAttachment, SubnetFacts};
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::{CardLimits, Hypervisor, InstanceLimits};
 
 use super::error::{Failed, nonsense};
@@ -71,6 +71,12 @@ fn interface(it: &NetworkInterface) -> Result<Interface, Failed> {
         primary,
         secondary,
         prefixes: prefixes.collect::<Result<_, _>>()?,
+        ipv6: it.ipv6_addresses().iter().map(|a| parse("ipv6Address", a.ipv6_address())).collect::<Result<_, _>>()?,
+        ipv6_prefixes: it
+            .ipv6_prefixes()
+            .iter()
+            .map(|p| parse("ipv6Prefix", p.ipv6_prefix()))
+            .collect::<Result<_, _>>()?,
         attachment: it.attachment().map(attachment).transpose()?,
         connection_tracking: tracking(it)?,
     })
@@ -117,16 +123,20 @@ pub(super) fn devices(instance: &str, reservations: &[Reservation]) -> Result<Ve
         .collect()
 }
 
+pub(super) fn ipv6_prefixes(list: &[String]) -> Result<Vec<IpNet>, Failed> {
+    list.iter().map(|prefix| parse("ipv6Prefix", Some(prefix))).collect()
+}
+
 pub(super) fn subnet(it: &Subnet) -> Result<SubnetFacts, Failed> {
     let cidr = it.cidr_block().filter(|c| !c.is_empty());
-    let ipv6 = it.ipv6_cidr_block_association_set().iter().any(|association| {
+    let ipv6 = it.ipv6_cidr_block_association_set().iter().find(|association| {
         let state = association.ipv6_cidr_block_state().and_then(types::SubnetCidrBlockState::state);
         state.is_none_or(|s| *s == types::SubnetCidrBlockStateCode::Associated)
     });
     Ok(SubnetFacts {
         id: required("subnetId", it.subnet_id())?,
         cidr: cidr.map(|c| parse("cidrBlock", Some(c))).transpose()?,
-        ipv6,
+        ipv6_cidr: ipv6.map(|a| parse("ipv6CidrBlock", a.ipv6_cidr_block())).transpose()?,
         free_ips: number("availableIpAddressCount", it.available_ip_address_count())?,
         tags: tags(it.tags()),
     })

@@ -104,6 +104,8 @@ fn interface() -> Interface {
         primary: Some("100.64.5.20".parse().unwrap()),
         secondary: vec!["100.64.6.31".parse().unwrap()],
         prefixes: vec!["100.64.8.0/28".parse().unwrap()],
+        ipv6: vec![],
+        ipv6_prefixes: vec![],
         attachment: Some(InterfaceAttachment {
             id: "eni-attach-1".to_owned(),
             device_index: 1,
@@ -131,6 +133,7 @@ fn create() -> CreateInterface {
         tags: vec![("b".to_owned(), "2 & 3".to_owned()), ("a".to_owned(), "1".to_owned())],
         unit: Unit::Ip,
         count: 14,
+        ipv6_addresses: 0,
         connection_tracking: None,
         client_token: "token-1".to_owned(),
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reservoir_core::cloud::{AttachedInterface, CloudError, ErrorKind, Instance};
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::IpNet;
+use reservoir_core::policy::Family;
 
 use super::client::{Imds, ImdsError};
 use crate::metrics;
@@ -61,6 +62,7 @@ impl Metadata {
         let region = self.region().await?;
         let availability_zone = self.word(&Key::top("GetAZ", "placement/availability-zone")).await?;
         let local_ipv4 = self.value(&Key::top("GetLocalIPv4", "local-ipv4"), "an IPv4 address").await?;
+        let local_ipv6 = self.top_if_there(&Key::top("GetLocalIPv6", "ipv6"), "an IPv6 address").await?;
         let instance_id = self.word(&Key::top("GetInstanceID", "instance-id")).await?;
         let instance_type = self.word(&Key::top("GetInstanceType", "instance-type")).await?;
         let key = Key::top("GetMAC", "mac");
@@ -73,6 +75,7 @@ impl Metadata {
             region,
             availability_zone,
             local_ipv4,
+            local_ipv6,
             instance_id,
             instance_type,
             mac,
@@ -101,8 +104,11 @@ impl Metadata {
         Ok(text.split_whitespace().map(str::to_owned).collect())
     }
 
-    pub(crate) async fn vpc_cidrs(&self, mac: &str) -> Result<Vec<Ipv4Net>, CloudError> {
-        let key = Key::of("GetVPCIPv4CIDRBlocks", true, mac, "vpc-ipv4-cidr-blocks");
+    pub(crate) async fn vpc_cidrs(&self, mac: &str, family: Family) -> Result<Vec<IpNet>, CloudError> {
+        let key = match family {
+            Family::Ipv4 => Key::of("GetVPCIPv4CIDRBlocks", true, mac, "vpc-ipv4-cidr-blocks"),
+            Family::Ipv6 => Key::of("GetVPCIPv6CIDRBlocks", true, mac, "vpc-ipv6-cidr-blocks"),
+        };
         let text = self.required(&key).await?;
         list(&key, &text, "an address block")
     }
@@ -152,6 +158,15 @@ impl Metadata {
             let text = self.optional(&key, has("ipv4-prefix")).await?.unwrap_or_default();
             prefixes = list(&key, &text, "an address block")?;
         }
+        let key = Key::of("GetIPv6s", true, mac, "ipv6s");
+        let text = self.optional(&key, has("ipv6s")).await?.unwrap_or_default();
+        let ipv6 = list(&key, &text, "an IPv6 address")?;
+        let key = Key::of("GetIPv6Prefixes", true, mac, "ipv6-prefix");
+        let text = self.optional(&key, has("ipv6-prefix")).await?.unwrap_or_default();
+        let ipv6_prefixes = list(&key, &text, "an address block")?;
+        let key = Key::of("GetSubnetIPv6CIDRBlocks", true, mac, "subnet-ipv6-cidr-blocks");
+        let text = self.optional(&key, has("subnet-ipv6-cidr-blocks")).await?.unwrap_or_default();
+        let subnet_ipv6_cidr = list(&key, &text, "an address block")?.into_iter().next();
         Ok(AttachedInterface {
             eni,
             mac: mac.to_owned(),
@@ -162,6 +177,9 @@ impl Metadata {
             primary: own,
             secondary: addresses.collect(),
             prefixes,
+            subnet_ipv6_cidr,
+            ipv6,
+            ipv6_prefixes,
         })
     }
 
@@ -177,6 +195,15 @@ impl Metadata {
 
     async fn value<T: FromStr>(&self, key: &Key, expected: &'static str) -> Result<T, CloudError> {
         parse(key, self.required(key).await?.trim(), expected)
+    }
+
+    /// A value that an instance need not have, and that no directory was read for: absence is no failure.
+    async fn top_if_there<T: FromStr>(&self, key: &Key, expected: &'static str) -> Result<Option<T>, CloudError> {
+        match self.imds.get(&key.path).await {
+            Ok(text) => parse(key, text.trim(), expected).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(failed(key, &error)),
+        }
     }
 
     async fn required(&self, key: &Key) -> Result<String, CloudError> {

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reservoir_core::cloud::{AttachedInterface, CloudError, ErrorKind, Instance};
+use reservoir_core::policy::Family;
 
 use super::client::Timing;
 use super::{Imds, ImdsConfig, ImdsError, Metadata};
@@ -63,6 +64,7 @@ async fn reads_the_facts_of_the_example_instance() {
             region: "us-west-2".to_owned(),
             availability_zone: "us-west-2a".to_owned(),
             local_ipv4: "10.0.40.17".parse().unwrap(),
+            local_ipv6: None,
             instance_id: "i-0c3f1a9d27b6e4851".to_owned(),
             instance_type: "m5.xlarge".to_owned(),
             mac: PRIMARY.to_owned(),
@@ -73,7 +75,7 @@ async fn reads_the_facts_of_the_example_instance() {
     );
     let groups = metadata.security_groups(PRIMARY).await.unwrap();
     assert_eq!(groups, ["sg-0d4e1f6a7b8c9d0e1", "sg-0f2a3b4c5d6e7f809"]);
-    let cidrs = metadata.vpc_cidrs(PRIMARY).await.unwrap();
+    let cidrs = metadata.vpc_cidrs(PRIMARY, Family::Ipv4).await.unwrap();
     assert_eq!(cidrs, ["10.0.0.0/16".parse().unwrap(), "100.64.0.0/16".parse().unwrap()]);
     // One token for all of it, on every read.
     assert_eq!(server.count(TOKEN), 1);
@@ -102,6 +104,9 @@ async fn assembles_the_attached_interfaces() {
                 primary: Some(ip("100.64.5.20")),
                 secondary: vec![ip("100.64.6.31"), ip("100.64.7.102")],
                 prefixes: vec![net("100.64.8.0/28"), net("100.64.8.16/28")],
+                subnet_ipv6_cidr: None,
+                ipv6: vec![],
+                ipv6_prefixes: vec![],
             },
             AttachedInterface {
                 eni: "eni-0f1e2d3c4b5a69788".to_owned(),
@@ -113,6 +118,9 @@ async fn assembles_the_attached_interfaces() {
                 primary: Some(ip("10.0.40.17")),
                 secondary: vec![],
                 prefixes: vec![net("10.0.41.32/28")],
+                subnet_ipv6_cidr: None,
+                ipv6: vec![],
+                ipv6_prefixes: vec![],
             },
             AttachedInterface {
                 eni: "eni-0c5d6e7f8091a2b3c".to_owned(),
@@ -124,6 +132,9 @@ async fn assembles_the_attached_interfaces() {
                 primary: Some(ip("10.0.44.201")),
                 secondary: vec![],
                 prefixes: vec![],
+                subnet_ipv6_cidr: None,
+                ipv6: vec![],
+                ipv6_prefixes: vec![],
             },
         ]
     );

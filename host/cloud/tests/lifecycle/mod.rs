@@ -71,8 +71,8 @@ async fn what_is_there(node: &mut Node, account: &Account) {
     let zone = "us-west-2a".to_owned();
     let subnets = node.call(Request::DescribeSubnets { vpc: account.vpc.clone(), availability_zone: zone }).await;
     let Ok(Answer::Subnets(subnets)) = subnets else { panic!("{subnets:?}") };
-    let [SubnetFacts { id, cidr, ipv6, free_ips, tags }] = subnets.as_slice() else { panic!("{subnets:?}") };
-    assert_eq!((id, *ipv6), (&account.subnet, false));
+    let [SubnetFacts { id, cidr, ipv6_cidr, free_ips, tags }] = subnets.as_slice() else { panic!("{subnets:?}") };
+    assert_eq!((id, *ipv6_cidr), (&account.subnet, None));
     assert_eq!(cidr.unwrap(), account.cidr);
     assert_eq!(tags, &[("kubernetes.io/role/cni".to_owned(), "1".to_owned())]);
     assert!(*free_ips > 0 && *free_ips < account.cidr.size(), "{free_ips}");
@@ -97,6 +97,7 @@ async fn grow(node: &mut Node, account: &Account) -> String {
         tags: tags.clone(),
         unit: Unit::Ip,
         count: 3,
+        ipv6_addresses: 0,
         connection_tracking: None,
         client_token: "3a6c7b1e-0000-4000-8000-000000000001".to_owned(),
     };

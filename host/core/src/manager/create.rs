@@ -156,6 +156,7 @@ impl Manager {
             unit: job.unit,
             // Its own address comes out of the same subnet.
             count: self.within_free(now, subnet, job.unit, job.count, 1),
+            ipv6_addresses: 0,
             connection_tracking: self.connection_tracking,
             client_token: job.token.clone(),
         })

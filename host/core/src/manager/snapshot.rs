@@ -122,7 +122,7 @@ impl Manager {
             .map(|s| Subnet {
                 id: s.id.clone(),
                 cidr: s.cidr.map(|c| c.to_string()).unwrap_or_default(),
-                ipv6: s.ipv6,
+                ipv6: s.ipv6_cidr.is_some(),
                 primary: s.id == self.settings.instance.subnet,
                 standing: self.standing(s.id.as_str(), &s.tags),
                 free_ips: Some(s.free_ips),

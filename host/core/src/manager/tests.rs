@@ -67,6 +67,8 @@ impl Ec2 {
             primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
             secondary: secondary.iter().copied().collect(),
             prefixes: vec![],
+            ipv6: vec![],
+            ipv6_prefixes: vec![],
             attachment: device.map(|device_index| InterfaceAttachment {
                 id: format!("attach-{id}"),
                 device_index,
@@ -90,7 +92,7 @@ impl Ec2 {
             Request::DescribeSubnets { .. } => Ok(Answer::Subnets(vec![SubnetFacts {
                 id: "subnet-1".to_owned(),
                 cidr: Some("10.0.0.0/20".parse().unwrap()),
-                ipv6: false,
+                ipv6_cidr: None,
                 free_ips: self.free,
                 tags: vec![],
             }])),
@@ -184,6 +186,9 @@ impl Ec2 {
                 primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
                 secondary: secondary.iter().copied().collect(),
                 prefixes: vec![],
+                subnet_ipv6_cidr: None,
+                ipv6: vec![],
+                ipv6_prefixes: vec![],
             })
         });
         attached.collect()
@@ -197,6 +202,7 @@ fn settings() -> Settings {
             region: text("r"),
             availability_zone: text("ra"),
             local_ipv4: Ipv4Addr::new(10, 0, 9, 9),
+            local_ipv6: None,
             instance_id: text("i-1"),
             instance_type: text("t"),
             mac: text("02:00:00:00:00:00"),

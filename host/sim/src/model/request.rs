@@ -5,7 +5,8 @@ use std::time::Duration;
 use reservoir_core::cloud::{
     Answer, CloudError, Device, ErrorKind, Interface, InterfaceAttachment, Request, SubnetFacts,
 };
-use reservoir_core::policy::Unit;
+use reservoir_core::ip::IpNet;
+use reservoir_core::policy::{Family, Unit};
 
 use super::audit::INSTANCE_TAG;
 use super::aws::Eni;
@@ -56,7 +57,9 @@ impl Sim {
             Request::PrimarySecurityGroups { mac } => {
                 Answer::SecurityGroups(metadata.interfaces.get(mac)?.groups.clone())
             }
-            Request::VpcCidrs { mac } if metadata.interfaces.contains_key(mac) => Answer::VpcCidrs(identity.vpc_cidrs),
+            Request::VpcCidrs { mac, family: Family::Ipv4 } if metadata.interfaces.contains_key(mac) => {
+                Answer::VpcCidrs(identity.vpc_cidrs.into_iter().map(IpNet::from).collect())
+            }
             _ => return None,
         })
     }
@@ -119,8 +122,10 @@ fn to_op(request: Request) -> Op {
             Op::UnassignPrivateIpAddresses { eni, addresses, prefixes }
         }
         Request::CreateTags { resource, tags } => Op::CreateTags { resources: vec![resource], tags },
-        // Metadata reads never come here; a describe of nothing is harmless.
-        Request::Instance
+        // Metadata reads never come here; a describe of nothing is harmless. IPv6 is not modelled yet.
+        Request::AssignIpv6Prefix { .. }
+        | Request::UnassignIpv6Prefixes { .. }
+        | Request::Instance
         | Request::AttachedInterfaces
         | Request::PrimarySecurityGroups { .. }
         | Request::VpcCidrs { .. } => Op::DescribeInstanceTypes(Query::default()),
@@ -138,7 +143,7 @@ fn to_answer(api: &'static str, reply: Reply) -> Answer {
         Reply::Subnets(subnets) => Answer::Subnets(
             subnets
                 .into_iter()
-                .map(|s| SubnetFacts { id: s.id, cidr: Some(s.cidr), ipv6: false, free_ips: s.free, tags: s.tags })
+                .map(|s| SubnetFacts { id: s.id, cidr: Some(s.cidr), ipv6_cidr: None, free_ips: s.free, tags: s.tags })
                 .collect(),
         ),
         Reply::InstanceTypes(types) => {
@@ -168,6 +173,8 @@ fn interface(eni: &Eni) -> Interface {
         primary: eni.primary,
         secondary: eni.secondary.clone(),
         prefixes: eni.prefixes.clone(),
+        ipv6: vec![],
+        ipv6_prefixes: vec![],
         attachment: eni.attachment.as_ref().map(|a| InterfaceAttachment {
             id: a.id.clone(),
             device_index: a.device_index,

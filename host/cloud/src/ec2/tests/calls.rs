@@ -101,11 +101,11 @@ async fn describes_subnets() {
         SubnetFacts {
             id: "subnet-1".to_owned(),
             cidr: Some("10.0.32.0/20".parse().unwrap()),
-            ipv6: true,
+            ipv6_cidr: Some("2600:1f14::/64".parse().unwrap()),
             free_ips: 4091,
             tags: vec![("kubernetes.io/role/cni".to_owned(), "1".to_owned())],
         },
-        SubnetFacts { id: "subnet-2".to_owned(), cidr: None, ipv6: false, free_ips: 0, tags: vec![] },
+        SubnetFacts { id: "subnet-2".to_owned(), cidr: None, ipv6_cidr: None, free_ips: 0, tags: vec![] },
     ];
     assert_eq!(exchange(request, &form, xml).await, Ok(Answer::Subnets(subnets)));
 }

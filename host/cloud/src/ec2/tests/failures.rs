@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use reservoir_core::policy::Family;
+
 use super::*;
 
 #[tokio::test]
@@ -126,7 +128,10 @@ fn calls_are_counted_under_the_names_of_the_reference() {
             cloud.call(Request::CreateTags { resource: eni(), tags: vec![] }).await.unwrap();
             cloud.call(Request::DeleteNetworkInterface { eni: eni() }).await.unwrap_err();
             cloud.call(Request::SetSecurityGroups { eni: eni(), groups: vec![] }).await.unwrap_err();
-            cloud.call(Request::VpcCidrs { mac: "06:00:00:00:00:00".to_owned() }).await.unwrap_err();
+            cloud
+                .call(Request::VpcCidrs { mac: "06:00:00:00:00:00".to_owned(), family: Family::Ipv4 })
+                .await
+                .unwrap_err();
         });
     });
     let text = handle.render();
