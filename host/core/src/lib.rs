@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`policy`] | the words of the policy contract as plain data |
 //! | [`cloud`] | what is asked of EC2 and IMDS, and what they answer |
+//! | [`kube`] | the Node, ENIConfig and CNINode, as far as the pool depends on them |
 //! | [`ip`], [`limits`] | IPv4 blocks, instance-type limits |
 
 pub mod checkpoint;
 pub mod cloud;
 pub mod ip;
+pub mod kube;
 pub mod limits;
 pub mod manager;
 pub mod policy;
