@@ -25,6 +25,7 @@ use crate::grpc;
 use crate::introspect;
 use crate::metrics::{Backend, Metrics, StartFailure};
 use crate::network::{HostNetwork, KernelNetwork, NoNetwork};
+use crate::policy::Policy;
 use crate::pool::{Edges, Pool};
 use crate::recovery;
 use crate::{files, http};
@@ -88,7 +89,7 @@ pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
     let mut stopped = stopped;
     let served = tokio::select! {
         served = &mut serving => served,
-        () = pool.failed() => Err("the policy runtime cannot be started".into()),
+        () = pool.policy().failed() => Err("the policy runtime cannot be started".into()),
         _ = &mut stopped => match tokio::time::timeout(LAST_CALLS, &mut serving).await {
             Ok(served) => served,
             Err(_) => {
@@ -198,8 +199,8 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         tracing::warn!("rules of living pods were not looked at: {error}");
     }
 
-    let policy_dir = config.reservoir.policy_dir.clone();
-    let edges = Edges { cloud, network, metrics: metrics.clone(), clock, checkpoint, policy_dir };
+    let policy = Policy::new(config.reservoir.policy_dir.clone(), metrics.clone());
+    let edges = Edges { cloud, network, metrics: metrics.clone(), clock, checkpoint, policy };
     let (pool, commands) = Pool::new(manager, edges);
     if found.rewrite
         && let Err(error) = pool.write_now()

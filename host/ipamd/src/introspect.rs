@@ -196,7 +196,7 @@ fn mask(net: IpNet) -> String {
 #[must_use]
 pub fn policy(pool: &Pool) -> String {
     // `null` while the built-in component is still being compiled.
-    serde_json::to_string(&pool.policies().map(|policies| policies.status())).unwrap_or_default()
+    serde_json::to_string(&pool.policy().policies().map(|policies| policies.status())).unwrap_or_default()
 }
 
 /// What the endpoints ask.
@@ -218,7 +218,7 @@ impl crate::http::Introspect for State {
     }
 
     fn decisions(&self) -> String {
-        self.0.decisions().json_lines()
+        self.0.policy().decisions().json_lines()
     }
 }
 

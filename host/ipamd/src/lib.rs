@@ -12,5 +12,6 @@ pub mod introspect;
 pub mod logging;
 pub mod metrics;
 pub mod network;
+pub mod policy;
 pub mod pool;
 pub mod recovery;

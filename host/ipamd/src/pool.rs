@@ -13,31 +13,27 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use reservoir_cloud::Cloud;
 use reservoir_core::cloud::{CloudError, ErrorKind};
-use reservoir_core::manager::{Add, Command, Counter, Decided, Event, JobId, Level, Manager, Now, Refusal, WaiterId};
-use reservoir_core::policy::{CreateEni, Node};
+use reservoir_core::manager::{Add, Command, Counter, Event, Level, Manager, Now, Refusal, WaiterId};
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
-use reservoir_policy::{Options, Policies, PolicyError, Watch};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::decisions::Decisions;
 use crate::files;
 use crate::metrics::{IpamdError, Metrics, Outcome, Waited};
 use crate::network::HostNetwork;
+use crate::policy::{Policy, PolicyThread, Question};
 
 /// What the pool works with.
 pub struct Edges {
     pub cloud: Arc<dyn Cloud>,
     pub network: Arc<dyn HostNetwork>,
-    /// The policy directory, read and watched once the driver runs.
-    pub policy_dir: PathBuf,
+    pub policy: Policy,
     pub metrics: Metrics,
     pub clock: Clock,
     pub checkpoint: PathBuf,
@@ -52,10 +48,6 @@ pub struct Pool {
     nearer: Notify,
     commands: mpsc::UnboundedSender<Command>,
     edges: Edges,
-    decisions: Arc<Decisions>,
-    policies: OnceLock<Arc<Policies>>,
-    /// The policy runtime cannot work.
-    failed: Notify,
 }
 
 struct Inner {
@@ -116,16 +108,7 @@ impl Pool {
             stopping: false,
             armed: None,
         };
-        let pool = Self {
-            inner: Mutex::new(inner),
-            dirty: Condvar::new(),
-            nearer: Notify::new(),
-            commands,
-            edges,
-            decisions: Arc::default(),
-            policies: OnceLock::new(),
-            failed: Notify::new(),
-        };
+        let pool = Self { inner: Mutex::new(inner), dirty: Condvar::new(), nearer: Notify::new(), commands, edges };
         let pool = Arc::new(pool);
         pool.drain(&mut pool.lock());
         (pool, receiver)
@@ -142,20 +125,10 @@ impl Pool {
         f(&mut self.lock().manager, now)
     }
 
+    /// Who decides, and what was decided.
     #[must_use]
-    pub fn decisions(&self) -> &Arc<Decisions> {
-        &self.decisions
-    }
-
-    /// The components in force; none while the built-in one is still being compiled.
-    #[must_use]
-    pub fn policies(&self) -> Option<&Arc<Policies>> {
-        self.policies.get()
-    }
-
-    /// Ends when the policy runtime cannot be started: there is no daemon without it.
-    pub async fn failed(&self) {
-        self.failed.notified().await;
+    pub fn policy(&self) -> &Policy {
+        &self.edges.policy
     }
 
     #[must_use]
@@ -294,10 +267,10 @@ impl Pool {
                 }
                 Command::Count(counter) => self.count(counter),
                 Command::Log { level, text } => {
-                    self.decisions.event(&text);
+                    self.policy().decisions().event(&text);
                     log(level, &text);
                 }
-                Command::Record(record) => self.decisions.done(*record),
+                Command::Record(record) => self.policy().decisions().done(*record),
                 other => {
                     // The driver lives as long as the pool; after it nothing is to be done.
                     let _ = self.commands.send(other);
@@ -520,158 +493,5 @@ fn log(level: Level, text: &str) {
         Level::Info => tracing::info!("{text}"),
         Level::Warn => tracing::warn!("{text}"),
         Level::Error => tracing::error!("{text}"),
-    }
-}
-
-// ---- the policy ----------------------------------------------------------------------------------------------------
-
-enum Question {
-    Decide(Arc<Node>),
-    Rank { job: JobId, node: Arc<Node>, request: CreateEni },
-}
-
-/// Asks the policy, one question after another; a component that hangs holds up nothing but the next decision.
-struct PolicyThread(std::sync::mpsc::Sender<Question>);
-
-impl PolicyThread {
-    fn start(pool: &Arc<Pool>) -> Self {
-        let (sender, questions) = std::sync::mpsc::channel();
-        let weak = Arc::downgrade(pool);
-        let run = move || {
-            // Compiling takes longer than all else at the start, and pods of the last run do not need it.
-            let opened = match weak.upgrade() {
-                Some(pool) => pool.open_policies(),
-                None => return,
-            };
-            let (policies, _watch) = match opened {
-                Ok(opened) => opened,
-                Err(error) => {
-                    tracing::error!("the policy runtime cannot be started: {error}");
-                    if let Some(pool) = weak.upgrade() {
-                        pool.failed.notify_one();
-                    }
-                    return;
-                }
-            };
-            while let Ok(question) = questions.recv() {
-                let Some(pool) = weak.upgrade() else { return };
-                pool.answer(&policies, question);
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("policy".to_owned()).spawn(run) {
-            tracing::error!("no thread for the policy: {error}");
-            pool.failed.notify_one();
-        }
-        Self(sender)
-    }
-
-    fn ask(&self, question: Question) {
-        if self.0.send(question).is_err() {
-            tracing::error!("the policy thread is gone, the pool stays as it is");
-        }
-    }
-}
-
-impl Pool {
-    /// Compiles the built-in component, loads what the policy directory holds and watches it.
-    fn open_policies(self: &Arc<Self>) -> Result<(Arc<Policies>, Option<Watch>), PolicyError> {
-        let policies = Arc::new(Policies::new(Options::default())?);
-        let (for_snapshot, for_news) = (Arc::downgrade(self), Arc::downgrade(self));
-        let snapshot = move || Some(for_snapshot.upgrade()?.look(|manager, now| manager.snapshot(now)));
-        let after = move |result: &Result<_, _>| {
-            let Some(pool) = for_news.upgrade() else { return };
-            pool.edges.metrics.policy_load(if result.is_ok() { "loaded" } else { "refused" });
-            if result.is_ok() {
-                pool.tell(Event::PolicyChanged);
-            }
-        };
-        let watch = reservoir_policy::watch(policies.clone(), &self.edges.policy_dir, snapshot, after);
-        let watch = watch.inspect_err(|error| tracing::error!("{error}; what is in force stays")).ok();
-        // Set once: this is the only caller.
-        let _ = self.policies.set(policies.clone());
-        Ok((policies, watch))
-    }
-
-    /// Answers one question. Whatever happens inside, the manager is told something.
-    fn answer(&self, policies: &Policies, question: Question) {
-        const PANIC: &str = "the policy runtime panicked; this is a defect of ours";
-        match question {
-            Question::Decide(node) => {
-                let made = catch_unwind(AssertUnwindSafe(|| self.decide(policies, node.clone())));
-                if made.is_err() {
-                    let plan = None;
-                    let (targets, reason) = (Vec::new(), PANIC.to_owned());
-                    let decided = Decided { node, plan, targets, reason, wake_after: None, refresh_subnets: false };
-                    self.tell(Event::Decided(Box::new(decided)));
-                }
-            }
-            Question::Rank { job, node, request } => {
-                let ranked = catch_unwind(AssertUnwindSafe(|| {
-                    let ranking = policies.rank(&node, &request);
-                    self.count_calls(&ranking.calls);
-                    match (&ranking.by, ranking.failure()) {
-                        (None, Some((_, failure))) => Err(failure.to_string()),
-                        _ => Ok(ranking.subnets),
-                    }
-                }));
-                let subnets = ranked.unwrap_or_else(|_| Err(PANIC.to_owned()));
-                self.tell(Event::Ranked { job, subnets });
-            }
-        }
-    }
-
-    fn decide(&self, policies: &Policies, node: Arc<Node>) {
-        use reservoir_policy::Answer as Said;
-
-        let started = Instant::now();
-        let decision = policies.decide(&node);
-        let took = started.elapsed();
-        self.count_calls(&decision.calls);
-        let fuel = decision.calls.iter().map(|c| c.fuel).sum();
-        let nothing =
-            decision.plan.grow.is_empty() && decision.plan.release.is_empty() && decision.plan.remove.is_empty();
-        let outcome = match decision.by {
-            None => "failed",
-            Some(_) if nothing => "nothing",
-            Some(_) => "planned",
-        };
-        let by = decision.by.map_or("nobody", reservoir_policy::By::label);
-        self.edges.metrics.decision(by, outcome, took, fuel);
-        // Sizing says what is wanted, planning what is done: the planner's line tells more to a pod that waits.
-        let reason = match decision.failure() {
-            Some((call, failure)) if decision.by.is_none() => {
-                format!("the {} component failed: {failure}", call.by.label())
-            }
-            _ => decision
-                .calls
-                .iter()
-                .rev()
-                .filter_map(|c| match &c.result {
-                    Ok(Said::Planning(plan)) => Some(&plan.note.reason),
-                    Ok(Said::Sizing(sizes)) => Some(&sizes.note.reason),
-                    _ => None,
-                })
-                .find(|reason| !reason.is_empty())
-                .cloned()
-                .unwrap_or_else(|| "it gives no reason".to_owned()),
-        };
-        let decided = Decided {
-            node: node.clone(),
-            plan: decision.by.is_some().then(|| decision.plan.clone()),
-            targets: decision.targets.clone().unwrap_or_default(),
-            reason,
-            wake_after: decision.wake_after_seconds,
-            refresh_subnets: decision.refresh_subnets,
-        };
-        self.decisions.made(node, decision);
-        self.tell(Event::Decided(Box::new(decided)));
-    }
-
-    fn count_calls(&self, calls: &[reservoir_policy::Called]) {
-        for call in calls {
-            if let Err(failure) = &call.result {
-                self.edges.metrics.policy_failure(failure.label());
-            }
-        }
     }
 }

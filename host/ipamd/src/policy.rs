@@ -1,0 +1,201 @@
+//! Asks the policy on a thread of its own: one question after another, each with an answer for the manager.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use reservoir_core::manager::{Decided, Event, JobId};
+use reservoir_core::policy::{CreateEni, Node};
+use reservoir_policy::{Answer, Called, Decision, Options, Policies, PolicyError, Watch};
+use tokio::sync::Notify;
+
+use crate::decisions::Decisions;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+
+const PANIC: &str = "the policy runtime panicked; this is a defect of ours";
+
+/// Who decides, and what was decided.
+#[derive(Debug)]
+pub struct Policy {
+    /// The policy directory, read and watched once the driver runs.
+    dir: PathBuf,
+    metrics: Metrics,
+    decisions: Decisions,
+    policies: OnceLock<Arc<Policies>>,
+    /// The policy runtime cannot work.
+    failed: Notify,
+}
+
+/// What the manager asks.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Decide(Arc<Node>),
+    Rank { job: JobId, node: Arc<Node>, request: CreateEni },
+}
+
+/// Takes questions in order; a component that hangs holds up nothing but the next decision.
+#[derive(Debug)]
+pub(crate) struct PolicyThread(std::sync::mpsc::Sender<Question>);
+
+impl PolicyThread {
+    pub(crate) fn start(pool: &Arc<Pool>) -> Self {
+        let (sender, questions) = std::sync::mpsc::channel();
+        let weak = Arc::downgrade(pool);
+        let run = move || {
+            // Compiling takes longer than all else at the start, and pods of the last run do not need it.
+            let opened = match weak.upgrade() {
+                Some(pool) => pool.policy().open(&pool),
+                None => return,
+            };
+            let (policies, _watch) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::error!("the policy runtime cannot be started: {error}");
+                    if let Some(pool) = weak.upgrade() {
+                        pool.policy().failed.notify_one();
+                    }
+                    return;
+                }
+            };
+            while let Ok(question) = questions.recv() {
+                let Some(pool) = weak.upgrade() else { return };
+                let event = pool.policy().answer(&policies, question);
+                pool.tell(event);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("policy".to_owned()).spawn(run) {
+            tracing::error!("no thread for the policy: {error}");
+            pool.policy().failed.notify_one();
+        }
+        Self(sender)
+    }
+
+    pub(crate) fn ask(&self, question: Question) {
+        if self.0.send(question).is_err() {
+            tracing::error!("the policy thread is gone, the pool stays as it is");
+        }
+    }
+}
+
+impl Policy {
+    #[must_use]
+    pub fn new(dir: PathBuf, metrics: Metrics) -> Self {
+        Self { dir, metrics, decisions: Decisions::default(), policies: OnceLock::new(), failed: Notify::new() }
+    }
+
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// The components in force; none while the built-in one is still being compiled.
+    #[must_use]
+    pub fn policies(&self) -> Option<&Arc<Policies>> {
+        self.policies.get()
+    }
+
+    /// Ends when the policy runtime cannot be started: there is no daemon without it.
+    pub async fn failed(&self) {
+        self.failed.notified().await;
+    }
+
+    /// Compiles the built-in component, loads what the policy directory holds and watches it.
+    fn open(&self, pool: &Arc<Pool>) -> Result<(Arc<Policies>, Option<Watch>), PolicyError> {
+        let policies = Arc::new(Policies::new(Options::default())?);
+        let (for_snapshot, for_news) = (Arc::downgrade(pool), Arc::downgrade(pool));
+        let snapshot = move || Some(for_snapshot.upgrade()?.look(|manager, now| manager.snapshot(now)));
+        let after = move |result: &Result<_, _>| {
+            let Some(pool) = for_news.upgrade() else { return };
+            pool.metrics().policy_load(if result.is_ok() { "loaded" } else { "refused" });
+            if result.is_ok() {
+                pool.tell(Event::PolicyChanged);
+            }
+        };
+        let watch = reservoir_policy::watch(policies.clone(), &self.dir, snapshot, after);
+        let watch = watch.inspect_err(|error| tracing::error!("{error}; what is in force stays")).ok();
+        // Set once: this is the only caller.
+        let _ = self.policies.set(policies.clone());
+        Ok((policies, watch))
+    }
+
+    /// Answers one question. Whatever happens inside, the manager is told something.
+    fn answer(&self, policies: &Policies, question: Question) -> Event {
+        match question {
+            Question::Decide(node) => {
+                let made = catch_unwind(AssertUnwindSafe(|| self.decide(policies, node.clone())));
+                let decided = made.unwrap_or_else(|_| Decided {
+                    node,
+                    plan: None,
+                    targets: Vec::new(),
+                    reason: PANIC.to_owned(),
+                    wake_after: None,
+                    refresh_subnets: false,
+                });
+                Event::Decided(Box::new(decided))
+            }
+            Question::Rank { job, node, request } => {
+                let ranked = catch_unwind(AssertUnwindSafe(|| self.rank(policies, &node, &request)));
+                Event::Ranked { job, subnets: ranked.unwrap_or_else(|_| Err(PANIC.to_owned())) }
+            }
+        }
+    }
+
+    fn decide(&self, policies: &Policies, node: Arc<Node>) -> Decided {
+        let started = Instant::now();
+        let decision = policies.decide(&node);
+        let took = started.elapsed();
+        self.count_calls(&decision.calls);
+        let fuel = decision.calls.iter().map(|c| c.fuel).sum();
+        let nothing =
+            decision.plan.grow.is_empty() && decision.plan.release.is_empty() && decision.plan.remove.is_empty();
+        let outcome = match decision.by {
+            None => "failed",
+            Some(_) if nothing => "nothing",
+            Some(_) => "planned",
+        };
+        let by = decision.by.map_or("nobody", reservoir_policy::By::label);
+        self.metrics.decision(by, outcome, took, fuel);
+        let decided = Decided {
+            node: node.clone(),
+            plan: decision.by.is_some().then(|| decision.plan.clone()),
+            targets: decision.targets.clone().unwrap_or_default(),
+            reason: reason(&decision),
+            wake_after: decision.wake_after_seconds,
+            refresh_subnets: decision.refresh_subnets,
+        };
+        self.decisions.made(node, decision);
+        decided
+    }
+
+    fn rank(&self, policies: &Policies, node: &Node, request: &CreateEni) -> Result<Vec<String>, String> {
+        let ranking = policies.rank(node, request);
+        self.count_calls(&ranking.calls);
+        match (&ranking.by, ranking.failure()) {
+            (None, Some((_, failure))) => Err(failure.to_string()),
+            _ => Ok(ranking.subnets),
+        }
+    }
+
+    fn count_calls(&self, calls: &[Called]) {
+        for call in calls {
+            if let Err(failure) = &call.result {
+                self.metrics.policy_failure(failure.label());
+            }
+        }
+    }
+}
+
+/// Sizing says what is wanted, planning what is done: the planner's line tells more to a pod that waits.
+fn reason(decision: &Decision) -> String {
+    if let (None, Some((call, failure))) = (decision.by, decision.failure()) {
+        return format!("the {} component failed: {failure}", call.by.label());
+    }
+    let mut said = decision.calls.iter().rev().filter_map(|call| match &call.result {
+        Ok(Answer::Planning(plan)) => Some(&plan.note.reason),
+        Ok(Answer::Sizing(sizes)) => Some(&sizes.note.reason),
+        Ok(Answer::Subnets(_)) | Err(_) => None,
+    });
+    said.find(|reason| !reason.is_empty()).cloned().unwrap_or_else(|| "it gives no reason".to_owned())
+}
