@@ -1,6 +1,8 @@
 //! Small nodes for tests, built from the words of the contract.
 
-use reservoir_policy_sdk::{Card, Cidr, Eni, EniTraits, Families, Gate, Gates, Limits, Node, Targets, Unit};
+use reservoir_policy_sdk::{
+    Card, Cidr, Eni, EniTraits, Families, Gate, Gates, Limits, Node, Standing, Subnet, Targets, Unit,
+};
 
 use crate::settings::Settings;
 use crate::stats::Pool;
@@ -31,10 +33,11 @@ pub(crate) struct Held {
     assigned: u32,
     cooling: u32,
     idle: Option<u32>,
+    asked_for: bool,
 }
 
 pub(crate) fn ips(count: u32, assigned: u32, cooling: u32) -> Held {
-    Held { unit: Unit::Ip, count, assigned, cooling, idle: None }
+    Held { unit: Unit::Ip, count, assigned, cooling, idle: None, asked_for: false }
 }
 
 impl Held {
@@ -42,15 +45,37 @@ impl Held {
     pub fn idle(self, seconds: u32) -> Self {
         Self { idle: Some(seconds), ..self }
     }
+
+    /// A plan asked for them, so that they serve whatever the node's unit.
+    pub fn asked_for(self) -> Self {
+        Self { asked_for: true, ..self }
+    }
 }
 
 pub(crate) fn prefix(assigned: u32, cooling: u32) -> Held {
-    Held { unit: Unit::Prefix, count: 1, assigned, cooling, idle: None }
+    Held { unit: Unit::Prefix, count: 1, assigned, cooling, idle: None, asked_for: false }
+}
+
+/// An eligible subnet with 100 free IPs.
+pub(crate) fn subnet(id: &str) -> Subnet {
+    Subnet {
+        id: id.to_owned(),
+        cidr: String::new(),
+        ipv6: false,
+        primary: id == "subnet-p",
+        standing: Standing::Eligible,
+        free_ips: Some(100),
+        seen_seconds: 0,
+        ips_refused_seconds: 0,
+        prefixes_refused_seconds: 0,
+        tags: vec![],
+    }
 }
 
 #[derive(Clone)]
 pub(crate) struct EniFixture {
     id: String,
+    subnet: String,
     card: u32,
     traits: EniTraits,
     age: u32,
@@ -58,7 +83,14 @@ pub(crate) struct EniFixture {
 }
 
 pub(crate) fn eni(id: &str) -> EniFixture {
-    EniFixture { id: id.to_owned(), card: 0, traits: EniTraits::empty(), age: 3600, held: vec![] }
+    EniFixture {
+        id: id.to_owned(),
+        subnet: "subnet-p".to_owned(),
+        card: 0,
+        traits: EniTraits::empty(),
+        age: 3600,
+        held: vec![],
+    }
 }
 
 impl EniFixture {
@@ -79,6 +111,10 @@ impl EniFixture {
     }
     pub fn card(mut self, card: u32) -> Self {
         self.card = card;
+        self
+    }
+    pub fn subnet(mut self, id: &str) -> Self {
+        self.subnet = id.to_owned();
         self
     }
     pub fn age(mut self, seconds: u32) -> Self {
@@ -150,7 +186,7 @@ impl Fixture {
                 id: eni.id.clone(),
                 card: eni.card,
                 device_index,
-                subnet: "subnet-p".to_owned(),
+                subnet: eni.subnet.clone(),
                 traits: eni.traits,
                 age_seconds: eni.age,
                 cidrs: eni.held.iter().flat_map(|held| self.cidrs(eni, *held, &mut next_id)).collect(),
@@ -204,7 +240,7 @@ impl Fixture {
                     id: *next_id - 1,
                     unit: held.unit,
                     size,
-                    serving: held.unit == self.unit && !eni.traits.contains(EniTraits::EXCLUDED),
+                    serving: (held.unit == self.unit || held.asked_for) && !eni.traits.contains(EniTraits::EXCLUDED),
                     assigned,
                     cooling,
                     cooled_in_seconds: if cooling > 0 { 10 } else { 0 },

@@ -21,6 +21,8 @@ pub mod subnets;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod modes;
 
 use reservoir_policy_sdk::{
     Context, CreateEni, Node, Plan, Planning, Sizes, Sizing, SubnetId, Subnets, Targets, export,

@@ -1,8 +1,10 @@
 //! How to get there: one plan for all cards (spec 01 §3.2, §3.5).
 
-use reservoir_policy_sdk::{Assign, CreateEni, EniTraits, Gate, Growth, Node, Note, Plan, Targets, Unit};
+use reservoir_policy_sdk::{
+    Assign, CreateEni, Eni, EniTraits, Families, Gate, Growth, Node, Note, Plan, Standing, Subnet, Targets, Unit,
+};
 
-use crate::settings::Settings;
+use crate::settings::{Defects, Settings};
 use crate::stats::{Pool, Stats};
 use crate::{release, removal};
 
@@ -15,6 +17,10 @@ pub fn decide(node: &Node, targets: &[Targets], settings: Settings) -> Result<Pl
         return Err(format!("{} targets for {} cards: give one per card", targets.len(), node.cards.len()));
     }
     let mut plan = Plan { grow: vec![], release: vec![], remove: vec![], drain: vec![], note: Note::because("") };
+    if !node.families.contains(Families::IPV4) {
+        plan.note.reason = "IPv6: each interface has its one prefix, there is nothing to decide".to_owned();
+        return Ok(plan);
+    }
     let mut reasons = Vec::with_capacity(node.cards.len());
     for (card, &targets) in node.cards.iter().zip(targets) {
         let pool = Pool::new(node, card, targets, settings);
@@ -30,12 +36,16 @@ fn plan_card(node: &Node, pool: &Pool<'_>, plan: &mut Plan) -> String {
     let mut reason = numbers(pool, &stats);
     let low = pool.low(&stats);
     if low {
-        let ways = if node.gates.grow == Gate::Open { ways_to_grow(pool, &stats) } else { vec![] };
+        let ways = if node.gates.grow == Gate::Open { ways_to_grow(node, pool, &stats) } else { vec![] };
         reason += &match (ways.first(), shut(node.gates.grow)) {
             (_, Some(shut)) => format!("low, growth {shut}"),
             (None, None) => format!("low, {} of {} interfaces, all slots used", pool.enis.len(), pool.card.max_enis),
-            (Some(Growth::Assign(way)), None) => format!("low: {} more on {}", way.count, way.eni),
-            (Some(Growth::CreateEni(way)), None) => format!("low: one more interface with {}", way.count),
+            (Some(Growth::Assign(way)), None) => {
+                format!("low: {}{} more on {}", way.count, instead(pool, way.unit), way.eni)
+            }
+            (Some(Growth::CreateEni(way)), None) => {
+                format!("low: one more interface with {}{}", way.count, instead(pool, way.unit))
+            }
         };
         plan.grow.extend(ways);
     }
@@ -67,25 +77,49 @@ fn plan_card(node: &Node, pool: &Pool<'_>, plan: &mut Plan) -> String {
         }
     }
     plan.release.extend(released);
+    if pool.settings.defects == Defects::Fixed {
+        // What was asked for in the other unit is to run empty: its slots are for the node's own.
+        let cidrs = pool.enis.iter().flat_map(|eni| &eni.cidrs);
+        plan.drain.extend(cidrs.filter(|cidr| cidr.serving && cidr.unit != pool.unit).map(|cidr| cidr.id));
+    }
     reason
 }
 
-/// Ways to grow, best first: top up what is attached, the primary first, or make one more (spec 01 §3.5).
-fn ways_to_grow(pool: &Pool<'_>, stats: &Stats) -> Vec<Growth> {
-    let need = pool.need(stats);
+/// Ways to grow, best first: top up what is attached, the primary first, or make one more (spec 01 §3.5). If the operator
+/// wants it, single IPs come after all ways to a prefix, and only where EC2 has just had no prefix.
+fn ways_to_grow(node: &Node, pool: &Pool<'_>, stats: &Stats) -> Vec<Growth> {
     let mut ways = Vec::new();
-    for eni in &pool.enis {
+    if pool.unit == Unit::Ip || !pool.settings.fall_back_to_ips {
+        add_ways(pool, pool.unit, pool.need(stats), |_| true, true, &mut ways);
+        return ways;
+    }
+    let dry = |subnet: &Subnet| subnet.prefixes_refused_seconds > 0;
+    let dry_under = |eni: &Eni| node.subnets.iter().any(|subnet| subnet.id == eni.subnet && dry(subnet));
+    let mut eligible = node.subnets.iter().filter(|subnet| subnet.standing == Standing::Eligible).peekable();
+    let all_dry = eligible.peek().is_some() && eligible.all(dry);
+    add_ways(pool, Unit::Prefix, pool.need(stats), |eni| !dry_under(eni), !all_dry, &mut ways);
+    add_ways(pool, Unit::Ip, pool.need_ips(stats), dry_under, all_dry, &mut ways);
+    ways
+}
+
+/// Adds the ways to `need` of a unit: on the interfaces that `on` lets pass, and on one more if `create`.
+fn add_ways(pool: &Pool<'_>, unit: Unit, need: i64, on: impl Fn(&Eni) -> bool, create: bool, ways: &mut Vec<Growth>) {
+    for eni in pool.enis.iter().filter(|eni| on(eni)) {
         let count = need.min(pool.slots - i64::from(eni.slots_used()));
         if count > 0 && !eni.traits.intersects(EniTraits::CLOSED | EniTraits::TRUNK | EniTraits::EXCLUDED) {
-            ways.push(Growth::Assign(Assign { eni: eni.id.clone(), unit: pool.unit, count: units(count) }));
+            ways.push(Growth::Assign(Assign { eni: eni.id.clone(), unit, count: units(count) }));
         }
     }
     let count = need.min(pool.slots);
-    if count > 0 && pool.room() {
+    if create && count > 0 && pool.room() {
         let card = pool.card.index;
-        ways.push(Growth::CreateEni(CreateEni { card, unit: pool.unit, count: units(count) }));
+        ways.push(Growth::CreateEni(CreateEni { card, unit, count: units(count) }));
     }
-    ways
+}
+
+/// Says that a way is not in the unit of the node.
+fn instead(pool: &Pool<'_>, unit: Unit) -> &'static str {
+    if unit == pool.unit { "" } else { " single IPs instead of prefixes" }
 }
 
 fn units(count: i64) -> u32 {

@@ -9,10 +9,10 @@ use crate::settings::Defects;
 use crate::stats::{Pool, Stats};
 
 /// CIDRs that give themselves up best first, at most what the card has too many. With the reference's defects mended,
-/// what serves nobody any more goes besides: it only takes a slot.
+/// what serves nobody any more goes besides: it only takes a slot. So does, before anything of the node's own unit, what
+/// was asked for in the other one and is not needed any more.
 #[must_use]
 pub fn choose(pool: &Pool<'_>, stats: &Stats) -> Vec<CidrId> {
-    let over = usize::try_from(pool.over_units(stats)).unwrap_or(usize::MAX);
     let mut enis = pool.enis.clone();
     sort_by_key(&mut enis, |eni| eni_rank(eni));
     let mut candidates: Vec<&Cidr> = Vec::new();
@@ -22,13 +22,30 @@ pub fn choose(pool: &Pool<'_>, stats: &Stats) -> Vec<CidrId> {
         candidates.append(&mut freeable);
     }
     match pool.settings.defects {
-        Defects::Reference => candidates.into_iter().take(over).map(|cidr| cidr.id).collect(),
+        Defects::Reference => candidates.into_iter().take(over(pool, stats)).map(|cidr| cidr.id).collect(),
         Defects::Fixed => {
-            let left_over = candidates.iter().filter(|cidr| !cidr.serving);
-            let surplus = candidates.iter().filter(|cidr| cidr.serving && cidr.unit == pool.unit).take(over);
-            left_over.chain(surplus).map(|cidr| cidr.id).collect()
+            let mut released: Vec<CidrId> =
+                candidates.iter().filter(|cidr| !cidr.serving).map(|cidr| cidr.id).collect();
+            let mut spare = pool.spare_ips(stats);
+            let mut after = *stats;
+            for cidr in candidates.iter().filter(|cidr| cidr.serving && cidr.unit != pool.unit) {
+                let size = i64::from(cidr.size);
+                if size <= spare {
+                    spare -= size;
+                    after.total -= size;
+                    after.other_unit -= size;
+                    released.push(cidr.id);
+                }
+            }
+            let surplus = candidates.iter().filter(|cidr| cidr.serving && cidr.unit == pool.unit);
+            released.extend(surplus.take(over(pool, &after)).map(|cidr| cidr.id));
+            released
         }
     }
+}
+
+fn over(pool: &Pool<'_>, stats: &Stats) -> usize {
+    usize::try_from(pool.over_units(stats)).unwrap_or(usize::MAX)
 }
 
 /// No pod holds an IP of it, and none cools: the reference gives cooling ones back too (W13).

@@ -61,7 +61,7 @@ pub fn removable(pool: &Pool<'_>, eni: &Eni, released: &[CidrId]) -> bool {
     let others = pool.stats_without(Some(eni), released);
     match pool.settings.defects {
         Defects::Reference => spared_by_the_reference(pool, &others),
-        Defects::Fixed => useless(pool, eni) || spared(pool, &others),
+        Defects::Fixed => useless(pool, eni) || spared(pool, &others, &pool.stats_without(None, released)),
     }
 }
 
@@ -70,9 +70,17 @@ fn useless(pool: &Pool<'_>, eni: &Eni) -> bool {
     pool.settings.defects == Defects::Fixed && eni.has(EniTraits::EXCLUDED)
 }
 
-fn spared(pool: &Pool<'_>, others: &Stats) -> bool {
-    let prefixes_too = pool.unit == Unit::Prefix && !ip_targets(&pool.targets);
-    !pool.low(others) && (!prefixes_too || others.free_prefixes >= i64::from(pool.targets.warm_prefixes))
+fn spared(pool: &Pool<'_>, others: &Stats, before: &Stats) -> bool {
+    if pool.low(others) {
+        return false;
+    }
+    if pool.unit == Unit::Ip || ip_targets(&pool.targets) {
+        return true;
+    }
+    let wanted = i64::from(pool.targets.warm_prefixes);
+    // Where single IPs stand in for prefixes, no more of these can be asked of the others than there are.
+    let wanted = if pool.settings.fall_back_to_ips { wanted.min(before.free_prefixes) } else { wanted };
+    others.free_prefixes >= wanted
 }
 
 /// Rules 7 to 9 of spec 01 §4.2.

@@ -20,11 +20,14 @@ pub struct Settings {
     /// `count-cooling`: `true` (default) or `false`. Whether IPs that cool count as free, as the documented targets do;
     /// `false` keeps so many IPs free that can be given out at once.
     pub count_cooling: bool,
+    /// `fall-back-to-ips`: `false` (default) or `true`. In prefix mode, whether single IPs are asked for where the
+    /// subnet has no free /28 left.
+    pub fall_back_to_ips: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { defects: Defects::Fixed, count_cooling: true }
+        Self { defects: Defects::Fixed, count_cooling: true, fall_back_to_ips: false }
     }
 }
 
@@ -36,21 +39,30 @@ impl Settings {
     pub fn parse(pairs: &Pairs) -> Result<Self, String> {
         let mut settings = Self::default();
         for (key, value) in pairs {
-            match (key.as_str(), value.as_str()) {
-                ("defects", "fixed") => settings.defects = Defects::Fixed,
-                ("defects", "reference") => settings.defects = Defects::Reference,
-                ("count-cooling", "true") => settings.count_cooling = true,
-                ("count-cooling", "false") => settings.count_cooling = false,
-                ("defects", _) => return Err(refusal(key, value, "\"fixed\" or \"reference\"")),
-                ("count-cooling", _) => return Err(refusal(key, value, "\"true\" or \"false\"")),
-                _ => {
-                    return Err(
-                        ["unknown setting \"", key, "\": the built-in policy knows defects and count-cooling"].concat()
-                    );
+            match key.as_str() {
+                "defects" => {
+                    settings.defects = match value.as_str() {
+                        "fixed" => Defects::Fixed,
+                        "reference" => Defects::Reference,
+                        _ => return Err(refusal(key, value, "\"fixed\" or \"reference\"")),
+                    }
                 }
+                "count-cooling" => settings.count_cooling = yes_or_no(key, value)?,
+                "fall-back-to-ips" => settings.fall_back_to_ips = yes_or_no(key, value)?,
+                _ => return Err(["unknown setting \"", key, "\": the built-in policy knows ", KNOWN].concat()),
             }
         }
         Ok(settings)
+    }
+}
+
+const KNOWN: &str = "defects, count-cooling and fall-back-to-ips";
+
+fn yes_or_no(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(refusal(key, value, "\"true\" or \"false\"")),
     }
 }
 
@@ -68,10 +80,15 @@ mod tests {
 
     #[test]
     fn reads_what_it_knows() {
-        assert_eq!(parse(&[]), Ok(Settings { defects: Defects::Fixed, count_cooling: true }));
+        let nothing_set = Settings { defects: Defects::Fixed, count_cooling: true, fall_back_to_ips: false };
+        assert_eq!(parse(&[]), Ok(nothing_set));
         assert_eq!(
-            parse(&[("count-cooling", "false"), ("defects", "reference")]),
-            Ok(Settings { defects: Defects::Reference, count_cooling: false })
+            parse(&[("defects", "fixed"), ("count-cooling", "true"), ("fall-back-to-ips", "false")]),
+            Ok(nothing_set)
+        );
+        assert_eq!(
+            parse(&[("count-cooling", "false"), ("defects", "reference"), ("fall-back-to-ips", "true")]),
+            Ok(Settings { defects: Defects::Reference, count_cooling: false, fall_back_to_ips: true })
         );
     }
 
@@ -79,7 +96,7 @@ mod tests {
     fn names_what_it_does_not() {
         assert_eq!(
             parse(&[("defect", "reference")]).unwrap_err(),
-            "unknown setting \"defect\": the built-in policy knows defects and count-cooling"
+            "unknown setting \"defect\": the built-in policy knows defects, count-cooling and fall-back-to-ips"
         );
         assert_eq!(
             parse(&[("defects", "yes")]).unwrap_err(),
@@ -88,6 +105,10 @@ mod tests {
         assert_eq!(
             parse(&[("count-cooling", "")]).unwrap_err(),
             "setting count-cooling = \"\": set \"true\" or \"false\""
+        );
+        assert_eq!(
+            parse(&[("fall-back-to-ips", "1")]).unwrap_err(),
+            "setting fall-back-to-ips = \"1\": set \"true\" or \"false\""
         );
     }
 }

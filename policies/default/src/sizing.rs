@@ -98,20 +98,36 @@ impl Pool<'_> {
     pub fn over_units(&self, stats: &Stats) -> i64 {
         let Targets { warm_ips, minimum_ips, .. } = self.targets;
         match (self.unit, ip_targets(&self.targets)) {
-            (Unit::Ip, true) => {
-                let warm = self.free(stats) - i64::from(warm_ips);
-                let minimum = stats.total + self.in_flight() - i64::from(minimum_ips);
-                warm.min(minimum).max(0)
-            }
+            (Unit::Ip, true) => self.spare_ips(stats),
             (Unit::Ip, false) => 0,
             // On every card in prefixes: the reference does so on card 0 only (W1).
             (Unit::Prefix, true) => {
-                let held = stats.assigned + self.waiting();
-                let for_warm = div_ceil(held + i64::from(warm_ips), self.ips_per_prefix);
-                let for_minimum = div_ceil(minimum_ips.into(), self.ips_per_prefix);
+                // What single IPs hold, prefixes need not.
+                let prefixes = |ips: i64| div_ceil((ips - stats.other_unit).max(0), self.ips_per_prefix);
+                let for_warm = prefixes(stats.assigned + self.waiting() + i64::from(warm_ips));
+                let for_minimum = prefixes(minimum_ips.into());
                 stats.free_prefixes.min(stats.total_prefixes - for_warm.max(for_minimum)).max(0)
             }
             (Unit::Prefix, false) => (stats.free_prefixes - self.prefixes_kept()).max(0),
+        }
+    }
+
+    /// IPs to ask for one by one, where EC2 has no prefix.
+    #[must_use]
+    pub fn need_ips(&self, stats: &Stats) -> i64 {
+        let short = self.short(stats).max(1);
+        if ip_targets(&self.targets) { short } else { short.max(self.warm_ips_wanted().max(1) - self.free(stats)) }
+    }
+
+    /// IPs that the card could lose and still not be low.
+    #[must_use]
+    pub fn spare_ips(&self, stats: &Stats) -> i64 {
+        let Targets { warm_ips, minimum_ips, .. } = self.targets;
+        if ip_targets(&self.targets) {
+            let minimum = stats.total + self.in_flight() - i64::from(minimum_ips);
+            (self.free(stats) - i64::from(warm_ips)).min(minimum).max(0)
+        } else {
+            (self.free(stats) - self.warm_ips_wanted().max(1)).max(0)
         }
     }
 

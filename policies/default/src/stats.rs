@@ -40,6 +40,8 @@ pub struct Stats {
     pub free_prefixes: i64,
     /// CIDRs of either unit of which no pod holds an IP, on interfaces that are not excluded (§4.2 rule 9).
     pub free_cidrs: i64,
+    /// IPs in CIDRs that serve and are not of the node's unit: what a plan asked for where EC2 had no prefix.
+    pub other_unit: i64,
 }
 
 impl Stats {
@@ -92,6 +94,9 @@ impl<'a> Pool<'a> {
             stats.total += i64::from(cidr.size);
             stats.assigned += i64::from(cidr.assigned);
             stats.cooling += i64::from(cidr.cooling);
+            if cidr.unit != self.unit {
+                stats.other_unit += i64::from(cidr.size);
+            }
         }
         if cidr.unit == Unit::Prefix && (cidr.serving || self.settings.defects == Defects::Reference) {
             stats.total_prefixes += 1;

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use reservoir_policy_sdk::{CreateEni, Node, Standing, Subnet, SubnetId, Unit};
+use reservoir_policy_sdk::{CreateEni, Families, Node, Standing, Subnet, SubnetId, Unit};
 
 use crate::settings::{Defects, Settings};
 
@@ -10,7 +10,11 @@ use crate::settings::{Defects, Settings};
 /// that the host will not ask yet, because EC2 had nothing, come after all others; the reference tries them in turn.
 #[must_use]
 pub fn rank(node: &Node, request: &CreateEni, settings: Settings) -> Vec<SubnetId> {
-    let mut eligible: Vec<&Subnet> = node.subnets.iter().filter(|s| s.standing == Standing::Eligible).collect();
+    // One of which EC2 has told and which has no IPv6 block cannot serve a node of IPv6 pods.
+    let wanting = |s: &Subnet| node.families.contains(Families::IPV6) && s.free_ips.is_some() && !s.ipv6;
+    let fits =
+        |s: &&Subnet| s.standing == Standing::Eligible && (settings.defects == Defects::Reference || !wanting(s));
+    let mut eligible: Vec<&Subnet> = node.subnets.iter().filter(fits).collect();
     crate::order::sort_by_key(&mut eligible, |subnet| {
         let refused = match request.unit {
             Unit::Ip => subnet.ips_refused_seconds,

@@ -66,7 +66,7 @@ fn the_built_in_component_refuses_what_it_does_not_know() {
         let mut session = Session::new(&component, &facts, By::BuiltIn);
         session.sizing(&settings(all)).result.unwrap_err()
     };
-    let unknown = "unknown setting \"defect\": the built-in policy knows defects and count-cooling";
+    let unknown = "unknown setting \"defect\": the built-in policy knows defects, count-cooling and fall-back-to-ips";
     assert_eq!(failure(&[("defect", "reference")]), Failure::Error(unknown.to_owned()));
     let nonsense = "setting count-cooling = \"no\": set \"true\" or \"false\"";
     assert_eq!(failure(&[("count-cooling", "no")]), Failure::Error(nonsense.to_owned()));
