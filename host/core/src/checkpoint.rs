@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +12,22 @@ use crate::store::{Key, PodMeta};
 
 /// The only version there has ever been.
 pub const VERSION: &str = "vpc-cni-ipam/1";
+
+/// The file of a card, from that of card 0 (spec 02 §6.1).
+#[must_use]
+pub fn path(of_card_0: &Path, card: u32) -> PathBuf {
+    if card == 0 {
+        return of_card_0.to_owned();
+    }
+    let stem = if of_card_0.extension() == Some("json".as_ref()) {
+        of_card_0.with_extension("")
+    } else {
+        of_card_0.to_owned()
+    };
+    let mut name = stem.into_os_string();
+    name.push(format!("-nic-{card}.json"));
+    PathBuf::from(name)
+}
 
 /// One pod's address as the file tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,6 +297,15 @@ mod tests {
         let read = parse(&render([text.as_str()].into_iter())).unwrap();
         assert_eq!(read.len(), 1);
         assert_eq!((&read[0].key, &read[0].pod, read[0].timestamp), (&key, &pod, 7));
+    }
+
+    #[test]
+    fn each_card_has_its_file() {
+        let path = |base: &str, card| path(Path::new(base), card).display().to_string();
+        assert_eq!(path("/var/run/aws-node/ipam.json", 0), "/var/run/aws-node/ipam.json");
+        assert_eq!(path("/var/run/aws-node/ipam.json", 1), "/var/run/aws-node/ipam-nic-1.json");
+        assert_eq!(path("state", 2), "state-nic-2.json");
+        assert_eq!(path("/a.json/state.json.json", 3), "/a.json/state.json-nic-3.json");
     }
 
     #[test]

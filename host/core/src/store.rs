@@ -11,6 +11,7 @@ use std::time::Duration;
 
 pub use types::{
     Assigned, Assignment, Change, CidrView, EniSpec, Error, Key, MAIN_TABLE, Orphan, PodMeta, Released, Stats, Time,
+    table_of,
 };
 
 use crate::checkpoint::{self, Allocation};
@@ -24,6 +25,7 @@ const MIGRATED: (&str, &str) = ("_migrated-from-cri", "unknown");
 /// The store of one card.
 #[derive(Debug)]
 pub struct Store {
+    card: u32,
     unit: Unit,
     ipv6: bool,
     cooldown: Duration,
@@ -63,11 +65,11 @@ struct Address {
 }
 
 impl Store {
-    /// An empty store. `unit` is what the node is configured to ask for; `cooldown` is how long a released address
-    /// rests (inclusive), none for a negative IP_COOLDOWN_PERIOD.
+    /// An empty store of a card. `unit` is what the node is configured to ask for; `cooldown` is how long a released
+    /// address rests (inclusive), none for a negative IP_COOLDOWN_PERIOD.
     #[must_use]
-    pub fn new(unit: Unit, ipv6: bool, cooldown: Duration) -> Self {
-        Self { unit, ipv6, cooldown, enis: Vec::new(), by_key: HashMap::new(), orphans: Vec::new() }
+    pub fn new(card: u32, unit: Unit, ipv6: bool, cooldown: Duration) -> Self {
+        Self { card, unit, ipv6, cooldown, enis: Vec::new(), by_key: HashMap::new(), orphans: Vec::new() }
     }
 
     /// Takes an interface in, without any CIDR.
@@ -127,11 +129,24 @@ impl Store {
         let spec = &self.enis[at].spec;
         Ok(Assigned {
             ip,
+            card: self.card,
             device_index: spec.device_index,
             table: spec.table,
             eni: spec.id.clone(),
-            change: Some(Change::Assigned { key: key.clone(), ip }),
+            change: Some(Change::Assigned { card: self.card, key: key.clone(), ip }),
         })
+    }
+
+    /// Whether a pod holds the address here.
+    #[must_use]
+    pub fn holds(&self, ip: IpAddr) -> bool {
+        self.assignments().any(|(held, _)| held == ip)
+    }
+
+    /// Whether the address lies in a CIDR of this card.
+    #[must_use]
+    pub fn covers(&self, ip: IpAddr) -> bool {
+        self.locate(ip).is_some()
     }
 
     /// The address that `key` holds, if any.
@@ -139,7 +154,7 @@ impl Store {
     pub fn lookup(&self, key: &Key) -> Option<Assigned> {
         let ip = *self.by_key.get(key)?;
         let (device_index, table, eni) = self.place(ip);
-        Some(Assigned { ip, device_index, table, eni, change: None })
+        Some(Assigned { ip, card: self.card, device_index, table, eni, change: None })
     }
 
     fn place(&self, ip: IpAddr) -> (u32, u32, String) {
@@ -211,18 +226,19 @@ impl Store {
         let assignment = assignment.ok_or(Error::UnknownPod)?;
         Ok(Released {
             ip,
+            card: self.card,
             device_index,
             table,
             eni,
             interfaces: assignment.pod.interfaces.max(1),
-            change: Change::Released { ip, assignment },
+            change: Change::Released { card: self.card, ip, assignment },
         })
     }
 
-    /// Takes back a change whose checkpoint could not be written. Changes are undone newest first.
+    /// Takes back a change of this card whose checkpoint could not be written. Changes are undone newest first.
     pub fn undo(&mut self, change: Change) {
         match change {
-            Change::Assigned { key, ip } => {
+            Change::Assigned { key, ip, .. } => {
                 self.by_key.remove(&key);
                 if let Some((at, cidr)) = self.locate(ip) {
                     let eni = &mut self.enis[at];
@@ -231,7 +247,7 @@ impl Store {
                     }
                 }
             }
-            Change::Released { ip, assignment } => {
+            Change::Released { ip, assignment, .. } => {
                 self.by_key.insert(assignment.key.clone(), ip);
                 if let Some((at, cidr)) = self.locate(ip) {
                     let eni = &mut self.enis[at];

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
-use reservoir_core::cloud::{Answer, CloudError, Instance, Request};
+use reservoir_core::checkpoint;
+use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, Instance, Request};
 use reservoir_core::ip::{IpNet, Ipv4Net};
+use reservoir_core::kube::EniConfigKeys;
 use reservoir_core::limits::InstanceLimits;
-use reservoir_core::manager::{Manager, Settings};
+use reservoir_core::manager::{Manager, OnCard, Settings, managed_cards};
 use reservoir_core::policy::Family;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -25,7 +27,7 @@ use crate::grpc;
 use crate::introspect;
 use crate::metrics::{Backend, Metrics, StartFailure};
 use crate::network::{HostNetwork, KernelNetwork, NoNetwork};
-use crate::policy::Policy;
+use crate::policy::{Policy, Sources};
 use crate::pool::{Edges, Pool};
 use crate::recovery;
 use crate::{files, http};
@@ -164,16 +166,33 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     };
     metrics.connmark_backend(Backend::Iptables);
     let checkpoint = config.provisioning.backing_store.clone();
-    let found = {
+    let on_card = |i: &AttachedInterface| {
+        // IMDS tells an EFA-only interface by its having no address (spec 03 §5.2), and no tags.
+        let efa_only = i.primary.is_none() && i.ipv6.is_empty();
+        OnCard { card: i.card, efa_only, unmanaged: false }
+    };
+    let on_cards: Vec<OnCard> = attached.iter().map(on_card).collect();
+    let cards = managed_cards(config.modes.multi_nic, &limits, &on_cards);
+    let mut found = {
+        let cards = cards.clone();
         let (network, instance, vpc) = (network.clone(), instance.clone(), vpc.clone());
         let (checkpoint, unix) = (checkpoint.clone(), clock.now().unix.as_secs());
-        tokio::task::spawn_blocking(move || -> Result<recovery::Found> {
+        tokio::task::spawn_blocking(move || -> Result<Vec<(u32, recovery::Found)>> {
             network
                 .set_up_host(&instance.mac, instance.local_ipv4, &vpc)
                 .map_err(|e| anyhow!("failed to set up the host's network: {e}"))?;
-            let found = recovery::read(&checkpoint, &*network, unix)?;
-            network.prune(&found.prune);
-            Ok(found)
+            let mut all = Vec::new();
+            for card in cards {
+                let found = recovery::read(&checkpoint::path(&checkpoint, card), &*network, unix)?;
+                all.push((card, found));
+            }
+            // Rules of an address that any card's file still knows are in use.
+            let kept: Vec<_> = all.iter().flat_map(|(_, f)| &f.kept).map(|(_, ip)| *ip).collect();
+            for (_, found) in &mut all {
+                found.prune.retain(|ip| !kept.contains(ip));
+                network.prune(&found.prune);
+            }
+            Ok(all)
         })
         .await??
     };
@@ -181,33 +200,39 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
     let journal_path = files::journal_path(&checkpoint);
     files::remove_stale(&journal_path);
     let journal = files::read_journal(&journal_path);
-    let settings = settings(config, &instance, limits, effective);
+    let settings = settings(config, &instance, limits, effective, cards);
     let mut manager = Manager::new(settings);
     manager.boot(clock.now(), &attached, journal);
     let living: Vec<_> = found
-        .kept
         .iter()
+        .flat_map(|(_, found)| &found.kept)
         .filter_map(|(_, ip)| match ip {
             std::net::IpAddr::V4(ip) => Some(*ip),
             std::net::IpAddr::V6(_) => None,
         })
         .collect();
     tracing::info!(pods = living.len(), "pods of the last run");
-    manager.restore(found.kept);
+    let rewrite = found.iter().any(|(_, found)| found.rewrite);
+    let unproven = found.iter_mut().flat_map(|(_, found)| std::mem::take(&mut found.unproven)).collect();
+    manager.restore(found.into_iter().map(|(card, found)| (card, found.kept)).collect());
     let refresh = network.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || refresh.refresh(&living)).await? {
         tracing::warn!("rules of living pods were not looked at: {error}");
     }
 
-    let policy = Policy::new(config.reservoir.policy_dir.clone(), metrics.clone());
+    let sources = Sources {
+        dir: config.reservoir.policy_dir.clone(),
+        shadow_dir: config.reservoir.shadow_policy_dir.clone(),
+        pin: config.reservoir.policy_pin,
+        cache: config.reservoir.policy_cache.dir(&checkpoint),
+    };
+    let policy = Policy::new(sources, metrics.clone());
     let edges = Edges { cloud, network, metrics: metrics.clone(), clock, checkpoint, policy };
     let (pool, commands) = Pool::new(manager, edges);
-    if found.rewrite
-        && let Err(error) = pool.write_now()
-    {
+    if rewrite && let Err(error) = pool.write_now() {
         tracing::warn!("the checkpoint could not be written again: {error}");
     }
-    recovery::look_again(&pool, found.unproven);
+    recovery::look_again(&pool, unproven);
     let mut vpc_cidrs = vpc;
     if !config.datapath.external_snat {
         vpc_cidrs.extend(&config.datapath.exclude_snat_cidrs);
@@ -249,7 +274,13 @@ fn cloud_config(config: &Config, sdk: Sdk) -> CloudConfig {
     }
 }
 
-fn settings(config: &Config, instance: &Instance, limits: InstanceLimits, effective: Effective) -> Settings {
+fn settings(
+    config: &Config,
+    instance: &Instance,
+    limits: InstanceLimits,
+    effective: Effective,
+    cards: Vec<u32>,
+) -> Settings {
     let content = fs::read_to_string(max_pods::FILE).unwrap_or_default();
     let max_pods = max_pods::of_file(&content, &instance.instance_type).unwrap_or_else(|error| {
         tracing::info!(default = max_pods::DEFAULT, "max-pods: {error}");
@@ -258,13 +289,23 @@ fn settings(config: &Config, instance: &Instance, limits: InstanceLimits, effect
     Settings {
         instance: instance.clone(),
         limits,
+        cards,
         max_enis: effective.max_enis,
         max_pods,
+        family: if config.modes.ipv6 { Family::Ipv6 } else { Family::Ipv4 },
         unit: effective.unit,
+        custom_networking: config.modes.custom_networking,
+        eni_config_keys: EniConfigKeys::new(
+            &config.provisioning.eni_config_annotation,
+            &config.provisioning.eni_config_label,
+        ),
+        pod_eni: config.modes.pod_eni,
+        // Types that the table does not know are (spec 01 §1.5).
+        trunk_compatible: true,
+        manage_non_schedulable: config.provisioning.manage_non_schedulable,
         targets: config.targets(),
         cooldown: Duration::from_secs(u64::try_from(config.pool.ip_cooldown_seconds).unwrap_or(0)),
         node_name: config.identity.node_name.clone(),
-        labels: Vec::new(),
         cluster_name: config.provisioning.cluster_name.clone(),
         additional_tags: config.provisioning.additional_tags.clone().into_iter().collect(),
         manage_untagged: config.provisioning.manage_untagged_eni,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reservoir_core::ip::Ipv4Net;
+use reservoir_core::manager::Wanted;
 use reservoir_core::store::{Error as StoreError, Key, PodMeta, Released};
 use reservoir_rpc as rpc;
 use rpc::cni_backend_server::{CniBackend, CniBackendServer};
@@ -96,27 +97,31 @@ impl CniBackend for Service {
                 return refused(&format!("the request's {name} is empty"));
             }
         }
-        if r.requires_multi_nic_attachment {
+        if r.requires_multi_nic_attachment && !self.facts.multi_nic {
             return refused("the pod asks for several network cards and ENABLE_MULTI_NIC is not set");
         }
         let key = Key::new(r.network_name.as_str(), r.container_id.as_str(), r.if_name.as_str());
         let pod = PodMeta { namespace: r.k8s_pod_namespace.clone(), name: r.k8s_pod_name.clone(), interfaces: 1 };
-        let assigned = match self.pool.add(&key, &pod).await {
+        let wanted = if r.requires_multi_nic_attachment { Wanted::EveryCard } else { Wanted::One };
+        let assigned = match self.pool.add(&key, &pod, wanted).await {
             Ok(assigned) => assigned,
             Err(error @ (AddError::Refused(_) | AddError::Checkpoint(_))) => return refused(&error.to_string()),
         };
-        tracing::info!(
-            namespace = r.k8s_pod_namespace,
-            pod = r.k8s_pod_name,
-            sandbox = r.container_id,
-            ip = %assigned.ip,
-            device = assigned.device_index,
-            "address assigned"
-        );
+        for one in &assigned {
+            tracing::info!(
+                namespace = r.k8s_pod_namespace,
+                pod = r.k8s_pod_name,
+                sandbox = r.container_id,
+                ip = %one.ip,
+                card = one.card,
+                device = one.device_index,
+                "address assigned"
+            );
+        }
         let facts = &self.facts;
         Ok(Response::new(rpc::AddNetworkReply {
             success: true,
-            ip_allocation_metadata: vec![metadata(assigned.ip, assigned.device_index, assigned.table)],
+            ip_allocation_metadata: assigned.iter().map(|a| metadata(a.ip, a.device_index, a.table)).collect(),
             use_external_snat: facts.external_snat,
             vpc_v4_cidrs: self.vpc_cidrs.as_ref().clone(),
             network_policy_mode: facts.network_policy_mode.clone(),
@@ -151,16 +156,19 @@ impl CniBackend for Service {
                 return Err(Status::new(code, format!("1 error occurred:\n\t* {error}\n\n")));
             }
         };
-        tracing::info!(
-            namespace = r.k8s_pod_namespace,
-            pod = r.k8s_pod_name,
-            sandbox = r.container_id,
-            ip = %released.ip,
-            "address released"
-        );
+        for one in &released {
+            tracing::info!(
+                namespace = r.k8s_pod_namespace,
+                pod = r.k8s_pod_name,
+                sandbox = r.container_id,
+                ip = %one.ip,
+                card = one.card,
+                "address released"
+            );
+        }
         Ok(Response::new(rpc::DelNetworkReply {
             success: true,
-            ip_allocation_metadata: vec![metadata(released.ip, released.device_index, released.table)],
+            ip_allocation_metadata: released.iter().map(|a| metadata(a.ip, a.device_index, a.table)).collect(),
             network_policy_mode: self.facts.network_policy_mode.clone(),
             ..rpc::DelNetworkReply::default()
         }))
@@ -168,7 +176,7 @@ impl CniBackend for Service {
 }
 
 impl Service {
-    async fn release(&self, key: &Key, r: &rpc::DelNetworkRequest) -> Result<Released, DelError> {
+    async fn release(&self, key: &Key, r: &rpc::DelNetworkRequest) -> Result<Vec<Released>, DelError> {
         let result = self.pool.del(key).await;
         let entry = match &result {
             // The plugin may report success all the same: what stays taken is looked at when the pod is gone.
@@ -178,10 +186,9 @@ impl Service {
             Err(DelError::Store(StoreError::UnknownPod)) => recovery::key(&r.k8s_pod_namespace, &r.k8s_pod_name),
             _ => return result,
         };
-        if let Some(held) = self.pool.look(|manager, _| manager.store().lookup(&entry)) {
-            let pod = recovery::Unproven::of(&entry, held.ip, &r.k8s_pod_namespace, &r.k8s_pod_name);
-            recovery::look_again(&self.pool, vec![pod]);
-        }
+        let held = self.pool.look(|manager, _| manager.lookup(&entry));
+        let pod = |ip| recovery::Unproven::of(&entry, ip, &r.k8s_pod_namespace, &r.k8s_pod_name);
+        recovery::look_again(&self.pool, held.iter().map(|held| pod(held.ip)).collect());
         result
     }
 }

@@ -11,6 +11,7 @@ use reservoir_core::ip::IpNet;
 use reservoir_core::manager::{Manager, Now};
 use reservoir_core::store::{Assignment, CidrView, Time};
 use reservoir_core::time::rfc3339_nanos;
+use reservoir_policy::{Policies, Status};
 use serde::Serialize;
 
 use crate::metrics::PoolFigures;
@@ -110,29 +111,33 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 #[must_use]
 pub fn enis(pool: &Pool) -> String {
     let cards = pool.look(|manager, now| {
-        let stats = manager.store().stats(now.mono);
-        let enis = manager.store().enis().map(|(spec, _)| {
-            let mut ipv4 = BTreeMap::new();
-            let mut ipv6 = BTreeMap::new();
-            for view in manager.store().cidrs(&spec.id, now.mono) {
-                let map = if view.net.is_ipv4() { &mut ipv4 } else { &mut ipv6 };
-                map.insert(view.net.to_string(), cidr(&view, now));
-            }
-            let eni = Eni {
-                id: spec.id.clone(),
-                is_primary: spec.primary,
-                is_trunk: spec.trunk,
-                is_efa: spec.efa,
-                device_number: spec.device_index,
-                ipv4,
-                ipv6,
-                excluded: spec.excluded,
-                table: spec.table,
-                subnet: spec.subnet.clone(),
-            };
-            (spec.id.clone(), eni)
+        let cards = manager.cards().iter().map(|card| {
+            let store = card.store();
+            let stats = store.stats(now.mono);
+            let enis = store.enis().map(|(spec, _)| {
+                let mut ipv4 = BTreeMap::new();
+                let mut ipv6 = BTreeMap::new();
+                for view in store.cidrs(&spec.id, now.mono) {
+                    let map = if view.net.is_ipv4() { &mut ipv4 } else { &mut ipv6 };
+                    map.insert(view.net.to_string(), cidr(&view, now));
+                }
+                let eni = Eni {
+                    id: spec.id.clone(),
+                    is_primary: spec.primary,
+                    is_trunk: spec.trunk,
+                    is_efa: spec.efa,
+                    device_number: spec.device_index,
+                    ipv4,
+                    ipv6,
+                    excluded: spec.excluded,
+                    table: spec.table,
+                    subnet: spec.subnet.clone(),
+                };
+                (spec.id.clone(), eni)
+            });
+            (card.index().to_string(), Card { total: stats.total, assigned: stats.assigned, enis: enis.collect() })
         });
-        BTreeMap::from([("0", Card { total: stats.total, assigned: stats.assigned, enis: enis.collect() })])
+        cards.collect::<BTreeMap<_, _>>()
     });
     // Maps with string keys and plain values always serialise.
     serde_json::to_string(&cards).unwrap_or_default()
@@ -192,11 +197,22 @@ fn mask(net: IpNet) -> String {
     STANDARD.encode(mask)
 }
 
-/// `/v1/policy`: what is loaded and how it fares.
+/// `/v1/policy`: what is loaded and how it fares, and the same of the shadow policy.
 #[must_use]
 pub fn policy(pool: &Pool) -> String {
     // `null` while the built-in component is still being compiled.
-    serde_json::to_string(&pool.policy().policies().map(|policies| policies.status())).unwrap_or_default()
+    #[derive(Serialize)]
+    struct Both {
+        #[serde(flatten)]
+        in_force: Status,
+        shadow: Option<Status>,
+    }
+    let status = |policies: &Arc<Policies>| policies.status();
+    let both = pool
+        .policy()
+        .policies()
+        .map(|policies| Both { in_force: status(policies), shadow: pool.policy().shadow().map(status) });
+    serde_json::to_string(&both).unwrap_or_default()
 }
 
 /// What the endpoints ask.
@@ -226,16 +242,17 @@ impl crate::http::Introspect for State {
 #[must_use]
 pub fn figures(pool: &Arc<Pool>) -> PoolFigures {
     pool.look(|manager: &mut Manager, now| {
-        let store = manager.store();
-        let stats = store.stats(now.mono);
+        let cards = manager.cards();
+        let stats = cards.stats(now.mono);
         let settings = manager.settings();
-        let max_enis = u64::from(settings.max_enis.saturating_sub(manager.unmanaged()));
+        // Spec 01 §3.9: less what is not ours; the place kept for a trunk counts.
+        let max_enis: u64 = cards.iter().map(|c| u64::from(settings.max_enis.saturating_sub(c.unmanaged()))).sum();
         let per_slot = if settings.unit == reservoir_core::policy::Unit::Prefix { 16 } else { 1 };
         let mut per_eni = Vec::new();
         let mut per_cidr = Vec::new();
-        for (spec, _) in store.enis() {
+        for (spec, _) in cards.enis() {
             let mut held = 0;
-            for view in store.cidrs(&spec.id, now.mono).filter(|v| v.assigned > 0) {
+            for view in cards.cidrs(&spec.id, now.mono).filter(|v| v.assigned > 0) {
                 held += u64::from(view.assigned);
                 per_cidr.push((view.net.to_string(), u64::from(view.assigned)));
             }

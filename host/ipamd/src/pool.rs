@@ -11,21 +11,22 @@
 //! No I/O happens under the lock. A change is answered when the checkpoint holds it; the writer takes all changes since
 //! its last write together, and undoes them together when it cannot write.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use reservoir_cloud::Cloud;
+use reservoir_core::checkpoint;
 use reservoir_core::cloud::{CloudError, ErrorKind};
-use reservoir_core::manager::{Add, Command, Counter, Event, Level, Manager, Now, Refusal, WaiterId};
+use reservoir_core::manager::{Add, CardPool, Command, Counter, Event, Level, Manager, Now, Refusal, WaiterId, Wanted};
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::files;
-use crate::metrics::{IpamdError, Metrics, Outcome, Waited};
+use crate::metrics::{IpamdError, Metrics, Outcome, PodEniError, Waited};
 use crate::network::HostNetwork;
 use crate::policy::{Policy, PolicyThread, Question};
 
@@ -36,6 +37,7 @@ pub struct Edges {
     pub policy: Policy,
     pub metrics: Metrics,
     pub clock: Clock,
+    /// The file of card 0; the others lie beside it (spec 02 §6.1).
     pub checkpoint: PathBuf,
 }
 
@@ -55,6 +57,8 @@ struct Inner {
     waiters: HashMap<WaiterId, oneshot::Sender<Answer>>,
     /// Changes that no checkpoint tells of yet, oldest first.
     pending: Vec<Pending>,
+    /// Cards whose checkpoint is not what the store is: a write failed.
+    unwritten: BTreeSet<u32>,
     /// The writer is at work on earlier ones.
     writing: bool,
     stopping: bool,
@@ -62,16 +66,16 @@ struct Inner {
 }
 
 struct Pending {
-    change: Option<Change>,
+    changes: Vec<Change>,
     done: oneshot::Sender<io::Result<()>>,
 }
 
 /// Tells when the checkpoint holds a change.
 type Written = oneshot::Receiver<io::Result<()>>;
-type Answer = Result<(Assigned, Option<Written>), Refusal>;
+type Answer = Result<(Vec<Assigned>, Option<Written>), Refusal>;
 
 enum Begun {
-    Done(Assigned, Option<Written>),
+    Done(Vec<Assigned>, Option<Written>),
     Waits(WaiterId, oneshot::Receiver<Answer>),
 }
 
@@ -104,6 +108,7 @@ impl Pool {
             manager,
             waiters: HashMap::new(),
             pending: Vec::new(),
+            unwritten: BTreeSet::new(),
             writing: false,
             stopping: false,
             armed: None,
@@ -143,13 +148,13 @@ impl Pool {
 
     // ---- pods ------------------------------------------------------------------------------------------------------
 
-    /// Gives a pod an address; waits for one while one can come. Dropping the future ends the wait.
+    /// Gives a pod its addresses, by card; waits for them while they can come. Dropping the future ends the wait.
     ///
     /// # Errors
     /// [`AddError`].
-    pub async fn add(self: &Arc<Self>, key: &Key, pod: &PodMeta) -> Result<Assigned, AddError> {
+    pub async fn add(self: &Arc<Self>, key: &Key, pod: &PodMeta, wanted: Wanted) -> Result<Vec<Assigned>, AddError> {
         let now = self.edges.clock.now();
-        let (assigned, written) = match self.begin(now, key, pod)? {
+        let (assigned, written) = match self.begin(now, key, pod, wanted)? {
             Begun::Done(assigned, written) => (assigned, written),
             Begun::Waits(id, receiver) => self.wait(id, receiver).await?,
         };
@@ -160,11 +165,11 @@ impl Pool {
     }
 
     /// The part of an ADD that is done under the lock.
-    fn begin(&self, now: Now, key: &Key, pod: &PodMeta) -> Result<Begun, AddError> {
+    fn begin(&self, now: Now, key: &Key, pod: &PodMeta, wanted: Wanted) -> Result<Begun, AddError> {
         let mut inner = self.lock();
-        let begun = match inner.manager.add(now, key, pod) {
+        let begun = match inner.manager.add(now, key, pod, wanted) {
             Add::Assigned(assigned) => {
-                let written = self.note(&mut inner, assigned.change.clone());
+                let written = self.note(&mut inner, changes(&assigned));
                 Ok(Begun::Done(assigned, written))
             }
             Add::Refused(refusal) => Err(AddError::Refused(refusal)),
@@ -182,7 +187,7 @@ impl Pool {
         self: &Arc<Self>,
         id: WaiterId,
         receiver: oneshot::Receiver<Answer>,
-    ) -> Result<(Assigned, Option<Written>), AddError> {
+    ) -> Result<(Vec<Assigned>, Option<Written>), AddError> {
         let started = Instant::now();
         let guard = WaitGuard { pool: self, id };
         let answer = receiver.await.unwrap_or(Err(Refusal::Off("the daemon is stopping")));
@@ -197,17 +202,17 @@ impl Pool {
         answer.map_err(AddError::Refused)
     }
 
-    /// Takes a pod's address back.
+    /// Takes a pod's addresses back, by card.
     ///
     /// # Errors
     /// [`DelError`].
-    pub async fn del(&self, key: &Key) -> Result<Released, DelError> {
+    pub async fn del(&self, key: &Key) -> Result<Vec<Released>, DelError> {
         let now = self.edges.clock.now();
         let (released, written) = {
             let mut inner = self.lock();
             let result = inner.manager.del(now, key);
             let written = match &result {
-                Ok(released) => self.note(&mut inner, Some(released.change.clone())),
+                Ok(released) => self.note(&mut inner, released.iter().map(|r| r.change.clone()).collect()),
                 Err(_) => None,
             };
             self.drain(&mut inner);
@@ -219,14 +224,14 @@ impl Pool {
         Ok(released)
     }
 
-    /// Puts a change where the writer finds it. Without one, waits for those that are on their way: a repeated ADD must
+    /// Puts changes where the writer finds them. Without any, waits for those that are on their way: a repeated ADD must
     /// not be answered before the first one's checkpoint.
-    fn note(&self, inner: &mut Inner, change: Option<Change>) -> Option<Written> {
-        if change.is_none() && inner.pending.is_empty() && !inner.writing {
+    fn note(&self, inner: &mut Inner, changes: Vec<Change>) -> Option<Written> {
+        if changes.is_empty() && inner.pending.is_empty() && !inner.writing {
             return None;
         }
         let (done, written) = oneshot::channel();
-        inner.pending.push(Pending { change, done });
+        inner.pending.push(Pending { changes, done });
         self.dirty.notify_one();
         Some(written)
     }
@@ -252,12 +257,12 @@ impl Pool {
                     let Some(sender) = inner.waiters.remove(&waiter) else { continue };
                     let answer = match outcome {
                         Ok(assigned) if sender.is_closed() => {
-                            untold.push(assigned);
+                            untold.extend(assigned);
                             continue;
                         }
                         Ok(assigned) => {
-                            told.push(assigned.ip);
-                            let written = self.note(inner, assigned.change.clone());
+                            told.extend(assigned.iter().map(|a| a.ip));
+                            let written = self.note(inner, changes(&assigned));
                             Ok((assigned, written))
                         }
                         Err(refusal) => Err(refusal),
@@ -279,7 +284,7 @@ impl Pool {
         }
         for assigned in untold {
             if told.contains(&assigned.ip) {
-                self.note(inner, assigned.change);
+                self.note(inner, assigned.change.into_iter().collect());
             } else {
                 // Nobody is there to be told: as if it had never been given.
                 inner.manager.undo(self.edges.clock.now(), assigned.change.into_iter());
@@ -297,6 +302,7 @@ impl Pool {
         metrics.error(match counter {
             Counter::NoAddress => return metrics.no_available_address(),
             Counter::PlanActionDropped => return,
+            Counter::AnnounceFailed => return metrics.pod_eni_error(PodEniError::TryEnableSecurityGroupsForPods),
             Counter::AllocEniFailed => IpamdError::IncreaseIpPoolAllocEni,
             Counter::AllocAddressesFailed => IpamdError::IncreaseIpPoolAllocIpAddressesFailed,
             Counter::SetUpEniFailed => IpamdError::IncreaseIpPoolSetupEniFailed,
@@ -365,6 +371,9 @@ impl Pool {
                     pool.tell(Event::EniReady { job, result });
                 });
             }
+            // Modes that need them are refused at start (config/not_yet.rs).
+            Command::EniConfig { job } => self.tell(Event::EniConfig { job, result: Err(NO_API.to_owned()) }),
+            Command::Announce(feature) => self.tell(Event::Announced { feature, result: Err(NO_API.to_owned()) }),
             Command::TearDownEni { eni } => {
                 let pool = self.clone();
                 tokio::task::spawn_blocking(move || {
@@ -400,13 +409,12 @@ impl Pool {
                 inner = self.dirty.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
             let batch = std::mem::take(&mut inner.pending);
-            let content = inner.manager.store().checkpoint();
+            let changed = batch.iter().flat_map(|p| &p.changes).map(Change::card);
+            let cards: BTreeSet<u32> = changed.chain(std::mem::take(&mut inner.unwritten)).collect();
+            let files = contents(&inner.manager, &cards);
             inner.writing = true;
             drop(inner);
-            let started = Instant::now();
-            let result = files::replace(&self.edges.checkpoint, &content);
-            let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
-            self.edges.metrics.checkpoint_written(outcome, started.elapsed());
+            let (written, result) = self.replace(&files);
             inner = self.lock();
             inner.writing = false;
             match result {
@@ -421,11 +429,23 @@ impl Pool {
                     // Later changes may rest on these: all go, newest first.
                     let later = std::mem::take(&mut inner.pending);
                     let (changes, senders): (Vec<_>, Vec<_>) =
-                        batch.into_iter().chain(later).map(|p| (p.change, p.done)).unzip();
-                    inner
-                        .manager
-                        .undo(self.edges.clock.now(), changes.into_iter().flatten().collect::<Vec<_>>().into_iter());
+                        batch.into_iter().chain(later).map(|p| (p.changes, p.done)).unzip();
+                    let changes: Vec<Change> = changes.into_iter().flatten().collect();
+                    inner.manager.undo(self.edges.clock.now(), changes.into_iter());
                     self.drain(&mut inner);
+                    // Files of other cards tell of what is undone now, and one whose write failed may do so too.
+                    let files = contents(&inner.manager, &cards);
+                    inner.unwritten = cards;
+                    if written > 0 {
+                        drop(inner);
+                        let (again, _) = self.replace(&files[..written]);
+                        inner = self.lock();
+                        if inner.pending.is_empty() {
+                            for (card, _) in &files[..again] {
+                                inner.unwritten.remove(card);
+                            }
+                        }
+                    }
                     for sender in senders {
                         let _ = sender.send(Err(io::Error::new(error.kind(), error.to_string())));
                     }
@@ -434,13 +454,30 @@ impl Pool {
         }
     }
 
-    /// Writes what the store holds now: after a restore (spec 02 §6.5 step 6).
+    /// Replaces files, up to the first that cannot be; tells how many were.
+    fn replace(&self, files: &[(u32, Vec<u8>)]) -> (usize, io::Result<()>) {
+        for (done, (card, content)) in files.iter().enumerate() {
+            let started = Instant::now();
+            let result = files::replace(&checkpoint::path(&self.edges.checkpoint, *card), content);
+            let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
+            self.edges.metrics.checkpoint_written(outcome, started.elapsed());
+            if result.is_err() {
+                return (done, result);
+            }
+        }
+        (files.len(), Ok(()))
+    }
+
+    /// Writes what the stores hold now: after a restore (spec 02 §6.5 step 6).
     ///
     /// # Errors
     /// Those of the file system.
     pub fn write_now(&self) -> io::Result<()> {
-        let content = self.lock().manager.store().checkpoint();
-        files::replace(&self.edges.checkpoint, &content)
+        let inner = self.lock();
+        let cards = inner.manager.cards().iter().map(CardPool::index).collect();
+        let files = contents(&inner.manager, &cards);
+        drop(inner);
+        self.replace(&files).1
     }
 
     /// No growth and no removal from now on; pods that wait are told.
@@ -466,6 +503,19 @@ impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("checkpoint", &self.edges.checkpoint).finish_non_exhaustive()
     }
+}
+
+/// Why there is no ENIConfig and no CNINode.
+const NO_API: &str = "the Kubernetes API is not used in this release";
+
+fn changes(assigned: &[Assigned]) -> Vec<Change> {
+    assigned.iter().filter_map(|a| a.change.clone()).collect()
+}
+
+/// The checkpoints of cards, ascending.
+fn contents(manager: &Manager, cards: &BTreeSet<u32>) -> Vec<(u32, Vec<u8>)> {
+    let pools = manager.cards().iter().filter(|c| cards.contains(&c.index()));
+    pools.map(|c| (c.index(), c.store().checkpoint())).collect()
 }
 
 async fn wait_written(written: Written) -> io::Result<()> {

@@ -97,7 +97,7 @@ pub fn look_again(pool: &Arc<Pool>, unproven: Vec<Unproven>) {
         };
         for Unproven { key, address, .. } in gone {
             // Deleted meanwhile, the address may be another pod's by now.
-            if pool.look(|manager, _| manager.store().lookup(&key)).is_none_or(|held| held.ip != address) {
+            if !pool.look(|manager, _| manager.lookup(&key)).iter().any(|held| held.ip == address) {
                 continue;
             }
             let network = pool.network().clone();

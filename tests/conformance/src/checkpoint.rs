@@ -86,13 +86,14 @@ impl HostNetwork for Host {
 fn store(env: &Value, cooldown: Duration, only: Option<&Value>) -> Store {
     let truth = |key: &str| env[key].as_bool().unwrap_or_default();
     let unit = if truth("prefix_delegation") { Unit::Prefix } else { Unit::Ip };
-    let mut store = Store::new(unit, truth("ipv6_node"), cooldown);
+    let mut store = Store::new(0, unit, truth("ipv6_node"), cooldown);
     for eni in env["enis"].as_array().into_iter().flatten() {
         let number = |key: &str| u32::try_from(eni[key].as_u64().unwrap_or_default()).unwrap_or_default();
         let id = eni["id"].as_str().unwrap_or_default();
         let spec = EniSpec {
             id: id.to_owned(),
             mac: String::new(),
+            card: 0,
             device_index: number("device"),
             subnet: String::new(),
             table: number("route_table"),

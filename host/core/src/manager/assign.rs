@@ -10,6 +10,7 @@ use crate::store::Error as StoreError;
 
 #[derive(Debug)]
 pub(super) struct Assign {
+    pub card: u32,
     pub eni: String,
     pub subnet: String,
     pub unit: Unit,
@@ -23,12 +24,12 @@ pub(super) struct Assign {
 impl Manager {
     /// Asks for more on an attached interface.
     pub(super) fn start_assign(&mut self, now: Now, a: &Growing) -> Result<(), String> {
-        let eni = self.store.eni(&a.eni).ok_or("I12: it is gone")?;
-        let subnet = eni.subnet.clone();
+        let eni = self.cards.eni(&a.eni).ok_or("I12: it is gone")?;
+        let (card, subnet) = (eni.card, eni.subnet.clone());
         let count = self.within_free(now, &subnet, a.unit, a.count, 0);
         let request = Request::AssignPrivateIpAddresses { eni: a.eni.clone(), unit: a.unit, count };
         let eni = a.eni.clone();
-        let job = Assign { eni, subnet, unit: a.unit, count, last_try: count == 1, resync: false };
+        let job = Assign { card, eni, subnet, unit: a.unit, count, last_try: count == 1, resync: false };
         let id = self.start(Job::Assign(job));
         self.call(now, id, request);
         Ok(())
@@ -46,11 +47,11 @@ impl Manager {
             }
             Ok(Answer::Interfaces(list)) if job.resync => match list.first() {
                 Some(i) => {
-                    let before = self.store.slots_used(&job.eni);
+                    let before = self.cards.slots_used(&job.eni);
                     let listed = blocks(&i.secondary, &i.prefixes).into_iter();
                     let listed: Vec<IpNet> = listed.filter(|net| !self.is_returning(&job.eni, *net)).collect();
                     self.add_blocks(now, &job.eni, job.unit, &listed);
-                    if self.store.slots_used(&job.eni) == before {
+                    if self.cards.slots_used(&job.eni) == before {
                         // The limit stands and we know all there is: the next try would end here again.
                         let message = format!("{} takes no more addresses", job.eni);
                         let (kind, code) = (ErrorKind::AddressLimit, "PrivateIpAddressLimitExceeded".to_owned());
@@ -105,7 +106,8 @@ impl Manager {
                 continue;
             }
             self.got_again(eni, *net);
-            match self.store.add_cidr(eni, *net, wanted, now.mono) {
+            let store = self.cards.store_of(eni);
+            match store.map_or(Err(StoreError::UnknownEni), |s| s.add_cidr(eni, *net, wanted, now.mono)) {
                 Ok(()) | Err(StoreError::DuplicateCidr) => {}
                 Err(error) => {
                     self.out.push(Command::Count(Counter::AddAddressesFailed));

@@ -1,4 +1,4 @@
-//! One interface more: groups, subnets, rank, create, attach, set-up. Whatever fails on the way, nothing is left behind.
+//! One interface more: ENIConfig, groups, subnets, rank, create, attach, set-up. Whatever fails on the way, nothing is left behind.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use super::types::blocks;
 use super::{Command, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request};
 use crate::ip::IpNet;
+use crate::kube::EniConfig;
 use crate::policy::{CreateEni, Standing, Unit};
 use crate::store::{EniSpec, Time};
 
@@ -19,9 +20,12 @@ const MAX_DEVICE: u32 = 99;
 
 #[derive(Debug)]
 pub(super) struct Create {
+    pub card: u32,
     pub unit: Unit,
     pub count: u32,
     stage: Stage,
+    /// What custom networking names, once it is resolved: for each interface anew (spec 01 §7.1).
+    eni_config: Option<EniConfig>,
     candidates: VecDeque<String>,
     exhausted: bool,
     token: String,
@@ -34,6 +38,7 @@ pub(super) struct Create {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    EniConfig,
     Groups,
     Subnets,
     Rank,
@@ -53,7 +58,7 @@ impl Create {
 impl Manager {
     /// Begins with an interface more.
     pub(super) fn start_create(&mut self, now: Now, c: &CreateEni) -> Result<(), String> {
-        if !self.room() {
+        if !self.room(c.card) {
             return Err("I6: no room".to_owned());
         }
         let usable = self.usable_subnets();
@@ -62,9 +67,11 @@ impl Manager {
         }
         let token = self.random.token();
         let id = self.start(Job::Create(Box::new(Create {
+            card: c.card,
             unit: c.unit,
             count: c.count,
-            stage: Stage::Groups,
+            stage: if self.settings.custom_networking { Stage::EniConfig } else { Stage::Groups },
+            eni_config: None,
             candidates: VecDeque::new(),
             exhausted: false,
             token,
@@ -83,6 +90,14 @@ impl Manager {
         let Some(Job::Create(mut job)) = self.jobs.remove(&id) else { return };
         let request = loop {
             match job.stage {
+                Stage::EniConfig => {
+                    self.out.push(Command::EniConfig { job: id });
+                    break None;
+                }
+                Stage::Groups if job.eni_config.as_ref().is_some_and(|c| !c.security_groups.is_empty()) => {
+                    job.stage = Stage::Subnets;
+                    continue;
+                }
                 Stage::Groups => {
                     let fresh = |at: Time| now.mono.saturating_sub(at) < GROUPS_FRESH;
                     if self.security_groups.as_ref().is_some_and(|(_, at)| fresh(*at)) {
@@ -102,9 +117,15 @@ impl Manager {
                     let availability_zone = settings.instance.availability_zone.clone();
                     break Some(Request::DescribeSubnets { vpc, availability_zone });
                 }
+                Stage::Rank if let Some(config) = &job.eni_config => {
+                    // There is nothing to choose (spec 01 §6.3).
+                    job.candidates = [config.subnet.clone()].into();
+                    job.stage = Stage::Create;
+                    continue;
+                }
                 Stage::Rank => {
                     let node = std::sync::Arc::new(self.snapshot(now));
-                    let request = CreateEni { card: 0, unit: job.unit, count: job.count };
+                    let request = CreateEni { card: job.card, unit: job.unit, count: job.count };
                     self.out.push(Command::Rank { job: id, node, request });
                     break None;
                 }
@@ -121,7 +142,7 @@ impl Manager {
                 Stage::Attach => {
                     let Some(made) = &job.made else { return };
                     let eni = made.eni.clone();
-                    let Some(device_index) = job.device.or_else(|| self.free_device()) else {
+                    let Some(device_index) = job.device.or_else(|| self.free_device(job.card)) else {
                         let message = format!("all device indexes up to {MAX_DEVICE} are in use");
                         let (kind, code) = (ErrorKind::InterfaceLimit, String::new());
                         let error = CloudError { api: "AttachNetworkInterface", kind, code, message };
@@ -129,7 +150,7 @@ impl Manager {
                     };
                     job.device = Some(device_index);
                     let instance = self.settings.instance.instance_id.clone();
-                    break Some(Request::AttachNetworkInterface { eni, instance, device_index, card: 0 });
+                    break Some(Request::AttachNetworkInterface { eni, instance, device_index, card: job.card });
                 }
                 Stage::Look => {
                     break Some(Request::DescribeInstance { instance: self.settings.instance.instance_id.clone() });
@@ -148,10 +169,12 @@ impl Manager {
         let mut tags = self.wanted_tags();
         tags.push(("node.k8s.amazonaws.com/createdAt".to_owned(), crate::time::rfc3339(now.unix.as_secs())));
         tags.sort();
+        let own_groups = job.eni_config.as_ref().map(|c| &c.security_groups).filter(|g| !g.is_empty());
+        let groups = own_groups.or(self.security_groups.as_ref().map(|(groups, _)| groups));
         Request::CreateNetworkInterface(CreateInterface {
             subnet: subnet.to_owned(),
             description: format!("aws-K8S-{instance}"),
-            security_groups: self.security_groups.as_ref().map(|(g, _)| g.clone()).unwrap_or_default(),
+            security_groups: groups.cloned().unwrap_or_default(),
             tags,
             unit: job.unit,
             // Its own address comes out of the same subnet.
@@ -175,19 +198,46 @@ impl Manager {
         tags.into_iter().collect()
     }
 
-    /// The lowest device index that nothing on the instance has or is about to have.
-    fn free_device(&self) -> Option<u32> {
+    /// The lowest device index of the card that nothing has or is about to have.
+    fn free_device(&self, card: u32) -> Option<u32> {
+        let pool = self.cards.get(card)?;
         let held = |index: u32| {
-            self.store.enis().any(|(e, _)| e.device_index == index)
-                || self.foreign_devices.contains(&index)
+            let is_here = |eni: &EniSpec| (eni.card, eni.device_index) == (card, index);
+            pool.store.enis().any(|(e, _)| is_here(e))
+                || pool.foreign_devices.contains(&index)
                 || self.jobs.values().any(|j| match j {
-                    Job::Create(c) => c.device == Some(index),
-                    Job::Remove(r) => r.attached && r.eni.device_index == index,
-                    Job::Adopt(a) => a.eni.device_index == index,
+                    Job::Create(c) => (c.card, c.device) == (card, Some(index)),
+                    Job::Remove(r) => r.attached && is_here(&r.eni),
+                    Job::Adopt(a) => is_here(&a.eni),
                     _ => false,
                 })
         };
         (0..=MAX_DEVICE).find(|index| !held(*index))
+    }
+
+    /// The answer to [`Command::EniConfig`]. A failure ends the creation (spec 01 §3.8): nothing is guessed (W21).
+    pub(super) fn eni_config_answer(&mut self, now: Now, id: JobId, result: Result<EniConfig, String>) {
+        let mut job = match self.jobs.remove(&id) {
+            Some(Job::Create(job)) if job.stage == Stage::EniConfig => job,
+            Some(other) => {
+                self.jobs.insert(id, other);
+                return;
+            }
+            None => return,
+        };
+        match result {
+            Ok(config) => {
+                self.eni_config = Some(config.clone());
+                job.eni_config = Some(config);
+                job.stage = Stage::Groups;
+                self.jobs.insert(id, Job::Create(job));
+                self.create_step(now, id);
+            }
+            Err(message) => {
+                let (kind, code) = (ErrorKind::Refused, String::new());
+                self.create_failed(now, *job, CloudError { api: "ENIConfig", kind, code, message });
+            }
+        }
     }
 
     pub(super) fn ranked(&mut self, now: Now, id: JobId, ranked: Result<Vec<String>, String>) {
@@ -302,9 +352,9 @@ impl Manager {
             },
             (Stage::Look, Ok(Answer::Devices(devices))) => {
                 self.note_devices(&devices);
-                let Some(made) = &job.made else { return };
+                let (Some(made), card) = (&job.made, job.card) else { return };
                 // The interface may have been attached by the call that was not answered.
-                job.device = devices.iter().find(|d| d.eni == made.eni).map(|d| d.device_index);
+                job.device = devices.iter().find(|d| d.eni == made.eni && d.card == card).map(|d| d.device_index);
                 if job.device.is_some() {
                     return self.attached(now, id, job, String::new());
                 }
@@ -336,7 +386,7 @@ impl Manager {
             job.attachment = Some(attachment);
             self.start_minor(now, "delete on termination", request);
         }
-        let eni = spec_of(&made, device);
+        let eni = spec_of(&made, job.card, device);
         let Some(subnet_cidr) = self.subnet_block(&made.subnet) else {
             let message = format!("the address block of {} is not known", made.subnet);
             let (kind, code) = (ErrorKind::Refused, String::new());
@@ -350,11 +400,16 @@ impl Manager {
     pub(super) fn eni_ready(&mut self, now: Now, id: JobId, result: Result<(), String>) {
         match self.jobs.remove(&id) {
             Some(Job::Create(job)) => {
-                let (Some(made), Some(device)) = (job.made, job.device) else { return };
+                let (Some(made), Some(device)) = (job.made.clone(), job.device) else { return };
                 match result {
                     Ok(()) => {
                         self.growth.succeed();
-                        self.take_in(now, spec_of(&made, device), job.unit, &blocks(&made.secondary, &made.prefixes));
+                        self.take_in(
+                            now,
+                            spec_of(&made, job.card, device),
+                            job.unit,
+                            &blocks(&made.secondary, &made.prefixes),
+                        );
                     }
                     Err(error) => {
                         self.out.push(Command::Count(Counter::SetUpEniFailed));
@@ -362,7 +417,7 @@ impl Manager {
                         let message = format!("{}: {error}", made.eni);
                         let (kind, code) = (ErrorKind::Refused, String::new());
                         self.growth.fail(now.mono, CloudError { api: "set-up", kind, code, message }, &mut self.random);
-                        self.dispose(now, spec_of(&made, device), true);
+                        self.dispose(now, spec_of(&made, job.card, device), true);
                     }
                 }
             }
@@ -383,7 +438,8 @@ impl Manager {
             self.journal.managed.push(id.clone());
         }
         self.write_journal();
-        if let Err(error) = self.store.add_eni(spec, now.mono) {
+        let Some(card) = self.cards.get_mut(spec.card) else { return };
+        if let Err(error) = card.store.add_eni(spec, now.mono) {
             self.log(Level::Debug, format!("{id}: {error}"));
         }
         let nets: Vec<IpNet> = nets.iter().copied().filter(|net| !self.is_returning(&id, *net)).collect();
@@ -398,7 +454,7 @@ impl Manager {
         }
         if let Some(made) = &job.made {
             // It goes again. Once an attach was tried, EC2 is asked whether it happened: no answer is no refusal.
-            let spec = spec_of(made, job.device.unwrap_or(0));
+            let spec = spec_of(made, job.card, job.device.unwrap_or(0));
             self.dispose(now, spec, job.device.is_some());
         }
         self.growth_failed(now, error);

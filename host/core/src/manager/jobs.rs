@@ -4,16 +4,17 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::adopt::Adopt;
 use super::assign::Assign;
 use super::create::Create;
+use super::listing::Verify;
 use super::pace::retry_delay;
 use super::release::Release;
 use super::remove::Remove;
-use super::verify::{Adopt, Verify};
 use super::{Command, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Interface, Request};
 use crate::policy::{Growth, Unit};
-use crate::store::{EniSpec, MAIN_TABLE, Time};
+use crate::store::{EniSpec, Time, table_of};
 
 /// For so long a subnet listing is good enough to create an interface by.
 pub(super) const SUBNETS_FRESH: Duration = Duration::from_secs(30);
@@ -183,23 +184,19 @@ impl Manager {
     }
 }
 
-/// The store's record of an interface that EC2 has described.
-pub(super) fn spec_of(made: &Interface, device_index: u32) -> EniSpec {
+/// The store's record of an interface that EC2 has described, at its place on a card.
+pub(super) fn spec_of(made: &Interface, card: u32, device_index: u32) -> EniSpec {
     EniSpec {
         id: made.eni.clone(),
         mac: made.mac.clone(),
+        card,
         device_index,
         subnet: made.subnet.clone(),
-        table: table_of(device_index),
+        table: table_of(card, device_index),
         address: made.primary.map(IpAddr::V4),
         primary: false,
         trunk: made.interface_type == "trunk",
         efa: made.interface_type == "efa",
         excluded: false,
     }
-}
-
-/// The routing table of an interface on card 0 (spec 04 §7.2).
-pub(super) fn table_of(device_index: u32) -> u32 {
-    if device_index == 0 { MAIN_TABLE } else { device_index + 1 }
 }

@@ -11,37 +11,52 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | pods: ADD, DEL, waiting; decisions: when to ask, what to do with the answer |
-//! | `snapshot.rs` | the store and all that lies around it, as the policy sees it |
+//! | `mod.rs` | events, time |
+//! | `cards.rs` | one pool per managed card |
+//! | `pods.rs` | ADD, DEL, waiting |
+//! | `decisions.rs` | what to do with an answer, when to ask again |
+//! | `snapshot.rs` | the cards and all that lies around them, as the policy sees it |
+//! | `node.rs` | what Kubernetes says of the node; the trunk |
 //! | `jobs.rs` | chains of calls, and what they share |
-//! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs` | one kind of job each |
-//! | `verify.rs` | what is attached when the daemon starts, and what EC2 says of it |
+//! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs`, `adopt.rs` | one kind of job each |
+//! | `boot.rs` | what is attached when the daemon starts |
+//! | `listing.rs` | EC2's view, call by call |
+//! | `reconcile.rs`, `left_overs.rs` | what is done with it |
 //! | `pace.rs` | back-off, refusals, history, jitter |
 
+mod adopt;
 mod assign;
+mod boot;
+mod cards;
 mod create;
+mod decisions;
 mod jobs;
+mod left_overs;
+mod listing;
+mod node;
 mod pace;
+mod pods;
+mod reconcile;
 mod release;
 mod remove;
 mod snapshot;
 mod types;
-mod verify;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use cards::{CardPool, Cards, OnCard, managed_cards};
 use pace::{Backoff, History, Random, Refused};
 pub use types::{
-    Add, Command, Counter, Decided, Event, JobId, Journal, Level, Now, Record, Refusal, Settings, WaiterId,
+    Add, Command, Counter, Decided, Event, JobId, Journal, Level, Now, Record, Refusal, Settings, WaiterId, Wanted,
 };
 
-use crate::cloud::{ConnectionTracking, ErrorKind, SubnetFacts};
+use crate::cloud::{ConnectionTracking, SubnetFacts};
 use crate::ip::Ipv4Net;
-use crate::policy::{EniTrait, Gate};
-use crate::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Store, Time};
-use crate::validate::{self, UnderWay};
+use crate::kube::{EniConfig, NodeFacts};
+use crate::policy::Family;
+use crate::store::{Store, Time};
 
 /// Pods that may wait at one time; more than any node can run.
 const MAX_WAITERS: usize = 2048;
@@ -60,12 +75,14 @@ const CALLS_PER_MINUTE: u32 = 120;
 #[derive(Debug)]
 pub struct Manager {
     settings: Settings,
-    store: Store,
+    cards: Cards,
+    /// None until the API server was reached.
+    node: Option<NodeFacts>,
     out: Vec<Command>,
     random: Random,
     jobs: BTreeMap<JobId, jobs::Job>,
     next_job: JobId,
-    waiters: VecDeque<Waiter>,
+    waiters: VecDeque<pods::Waiter>,
     next_waiter: WaiterId,
     /// When to decide next, if anything asks for it.
     decide_at: Option<Time>,
@@ -86,9 +103,6 @@ pub struct Manager {
     connection_tracking: Option<ConnectionTracking>,
     /// Attachment ids as far as they are known.
     attachments: HashMap<String, String>,
-    /// Device indexes in use by interfaces that are not in the store.
-    foreign_devices: Vec<u32>,
-    unmanaged: u32,
     journal: Journal,
     /// What EC2 has taken back of late, oldest first.
     given_back: VecDeque<release::GivenBack>,
@@ -98,26 +112,27 @@ pub struct Manager {
     booted_at: Now,
     left_overs_seen: Option<Time>,
     terminating: bool,
+    /// The ENIConfig resolved last.
+    eni_config: Option<EniConfig>,
+    /// When to announce the wish for a trunk next; none where none is wanted, or it is there.
+    announce_at: Option<Time>,
+    announce_failures: u32,
     next_look: Time,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    id: WaiterId,
-    key: Key,
-    pod: PodMeta,
-    deadline: Time,
 }
 
 impl Manager {
     /// A manager of an empty pool. [`Manager::boot`] tells it what is attached.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let store = Store::new(settings.unit, false, settings.cooldown);
+        let ipv6 = settings.family == Family::Ipv6;
+        let store = |card| Store::new(card, settings.unit, ipv6, settings.cooldown);
+        let cards = Cards::new(&settings.cards, store);
+        let announce_at = settings.pod_eni.then_some(Duration::ZERO);
         Self {
             random: Random::new(settings.seed),
             settings,
-            store,
+            cards,
+            node: None,
             out: Vec::new(),
             jobs: BTreeMap::new(),
             next_job: 1,
@@ -138,8 +153,6 @@ impl Manager {
             security_groups: None,
             connection_tracking: None,
             attachments: HashMap::new(),
-            foreign_devices: Vec::new(),
-            unmanaged: 0,
             journal: Journal::default(),
             given_back: VecDeque::new(),
             unconfirmed: HashSet::new(),
@@ -147,6 +160,9 @@ impl Manager {
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
             left_overs_seen: None,
             terminating: false,
+            eni_config: None,
+            announce_at,
+            announce_failures: 0,
             next_look: SLOW,
         }
     }
@@ -156,9 +172,10 @@ impl Manager {
         std::mem::take(&mut self.out)
     }
 
+    /// The managed cards.
     #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.store
+    pub fn cards(&self) -> &Cards {
+        &self.cards
     }
 
     #[must_use]
@@ -172,10 +189,13 @@ impl Manager {
         self.waiters.len()
     }
 
-    /// Interfaces on the card that are not ours to use.
+    /// Interfaces that the card may hold: the limit of the type or MAX_ENI, less those not managed and the place kept for
+    /// a trunk (spec 01 §3.6). 0 for a card that is not managed.
     #[must_use]
-    pub fn unmanaged(&self) -> u32 {
-        self.unmanaged
+    pub fn max_enis(&self, card: u32) -> u32 {
+        self.cards
+            .get(card)
+            .map_or(0, |c| self.settings.max_enis.saturating_sub(c.unmanaged).saturating_sub(self.trunk_reserve(card)))
     }
 
     /// Chains of calls under way.
@@ -190,151 +210,6 @@ impl Manager {
         !self.jobs.is_empty() || self.deciding
     }
 
-    // ---- pods ------------------------------------------------------------------------------------------------------
-
-    /// A pod asks for an address.
-    pub fn add(&mut self, now: Now, key: &Key, pod: &PodMeta) -> Add {
-        if let Some(held) = self.store.lookup(key) {
-            return Add::Assigned(held);
-        }
-        // Those who wait were first; whatever is free by now is theirs.
-        self.serve_waiters(now);
-        if self.waiters.is_empty()
-            && let Ok(assigned) = self.assign(now, key, pod)
-        {
-            self.ask(now.mono + UNHURRIED);
-            return Add::Assigned(assigned);
-        }
-        self.out.push(Command::Count(Counter::NoAddress));
-        self.minute(now).starved += 1;
-        if let Some(refusal) = self.never(now) {
-            return Add::Refused(refusal);
-        }
-        if self.waiters.len() >= MAX_WAITERS {
-            return Add::Refused(Refusal::Crowded(self.waiters.len()));
-        }
-        let id = self.next_waiter;
-        self.next_waiter += 1;
-        let deadline = now.mono + self.settings.add_wait;
-        self.waiters.push_back(Waiter { id, key: key.clone(), pod: pod.clone(), deadline });
-        self.ask(now.mono);
-        Add::Waiting(id)
-    }
-
-    /// A pod gives its address up. Ends its wait, if it waits.
-    ///
-    /// # Errors
-    /// [`StoreError::UnknownPod`].
-    pub fn del(&mut self, now: Now, key: &Key) -> Result<Released, StoreError> {
-        let (gone, rest) = std::mem::take(&mut self.waiters).into_iter().partition(|w| w.key == *key);
-        self.waiters = rest;
-        for waiter in gone {
-            self.out.push(Command::Resolve { waiter: waiter.id, outcome: Err(Refusal::Deleted) });
-        }
-        let released = self.store.release(key, now.mono)?;
-        self.minute(now).deletes += 1;
-        self.ask(now.mono + UNHURRIED);
-        Ok(released)
-    }
-
-    /// The caller of a waiting ADD went away.
-    pub fn cancel(&mut self, waiter: WaiterId) {
-        self.waiters.retain(|w| w.id != waiter);
-    }
-
-    /// Takes changes back whose checkpoint could not be written, newest first.
-    pub fn undo(&mut self, now: Now, changes: impl DoubleEndedIterator<Item = Change>) {
-        for change in changes.rev() {
-            self.store.undo(change);
-        }
-        self.ask(now.mono + UNHURRIED);
-    }
-
-    fn assign(&mut self, now: Now, key: &Key, pod: &PodMeta) -> Result<Assigned, StoreError> {
-        let timestamp = i64::try_from(now.unix.as_nanos()).unwrap_or(i64::MAX);
-        let assigned = self.store.assign(key, pod, now.mono, timestamp)?;
-        let minute = self.minute(now);
-        minute.adds += 1;
-        let held = u32::try_from(self.store.assignments().count()).unwrap_or(u32::MAX);
-        let minute = self.history.minute(now.mono, held);
-        minute.peak_assigned = minute.peak_assigned.max(held);
-        Ok(assigned)
-    }
-
-    /// Gives what is free to those who wait, in order of arrival.
-    fn serve_waiters(&mut self, now: Now) {
-        while let Some(waiter) = self.waiters.pop_front() {
-            match self.assign(now, &waiter.key, &waiter.pod) {
-                Ok(assigned) => self.out.push(Command::Resolve { waiter: waiter.id, outcome: Ok(assigned) }),
-                Err(_) => {
-                    self.waiters.push_front(waiter);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Why no address can come whatever the policy says.
-    fn never(&self, now: Now) -> Option<Refusal> {
-        if self.cooled_in_time(now) || !self.jobs.is_empty() {
-            return None;
-        }
-        if self.terminating {
-            Some(Refusal::Off("the daemon is stopping"))
-        } else if !self.settings.provisioning {
-            Some(Refusal::Off("DISABLE_NETWORK_RESOURCE_PROVISIONING or ENABLE_IMDS_ONLY_MODE is set"))
-        } else {
-            None
-        }
-    }
-
-    fn cooled_in_time(&self, now: Now) -> bool {
-        self.store.next_cooled(now.mono).is_some_and(|at| at < now.mono + self.settings.add_wait)
-    }
-
-    /// Why those who wait get nothing, as things stand.
-    fn why(&mut self, now: Now) -> Refusal {
-        if let Some(refusal) = self.never(now) {
-            return refusal;
-        }
-        if self.minute(now).ec2_calls >= CALLS_PER_MINUTE {
-            return Refusal::Cloud(format!("the node has made its {CALLS_PER_MINUTE} calls of this minute"));
-        }
-        if let (Some(_), Some(error)) = (self.growth.shut_until(now.mono), &self.growth.last) {
-            return match error.kind {
-                ErrorKind::Throttled => Refusal::Throttled,
-                _ => Refusal::Cloud(error.to_string()),
-            };
-        }
-        let unit = self.settings.unit;
-        let held: Vec<_> = self.store.enis().map(|(e, _)| e).filter(|e| !e.trunk && !e.excluded).collect();
-        let slots = self.settings.limits.slots_per_eni() as usize;
-        let with_slots: Vec<_> =
-            held.iter().filter(|e| self.store.slots_used(&e.id).is_some_and(|used| used < slots)).collect();
-        let room = self.room();
-        if !room && with_slots.is_empty() {
-            let ips = u32::try_from(self.store.stats(now.mono).total).unwrap_or(u32::MAX);
-            let enis = u32::try_from(self.store.enis().count()).unwrap_or(u32::MAX);
-            return Refusal::EniLimit { enis, ips };
-        }
-        let mut full: Vec<String> = with_slots.iter().map(|e| e.subnet.clone()).collect();
-        if room {
-            full.extend(self.usable_subnets());
-        }
-        full.sort();
-        full.dedup();
-        if !full.is_empty() && full.iter().all(|s| self.refused.until(s, unit, now.mono).is_some()) {
-            return Refusal::SubnetFull { subnets: full };
-        }
-        let stats = self.store.stats(now.mono);
-        if stats.cooling > 0 {
-            let at = self.store.next_cooled(now.mono).unwrap_or(now.mono);
-            let count = u32::try_from(stats.cooling).unwrap_or(u32::MAX);
-            return Refusal::Cooling { count, seconds: at.saturating_sub(now.mono).as_secs() + 1 };
-        }
-        Refusal::Policy(self.last_reason.clone())
-    }
-
     // ---- events ----------------------------------------------------------------------------------------------------
 
     /// Something happened.
@@ -344,6 +219,9 @@ impl Manager {
             Event::Ranked { job, subnets } => self.ranked(now, job, subnets),
             Event::Cloud { job, result } => self.cloud(now, job, result),
             Event::EniReady { job, result } => self.eni_ready(now, job, result),
+            Event::Node(facts) => self.node_changed(now, facts),
+            Event::EniConfig { job, result } => self.eni_config_answer(now, job, result),
+            Event::Announced { feature, result } => self.announced(now, &feature, result),
             Event::PolicyChanged => self.ask(now.mono),
             Event::Terminating => {
                 self.terminating = true;
@@ -361,24 +239,15 @@ impl Manager {
         self.serve_waiters(now);
         self.retry_jobs(now);
         self.forget_given_back(now);
-        let late = self.waiters.iter().filter(|w| w.deadline <= now.mono).map(|w| w.id).collect::<Vec<_>>();
-        if !late.is_empty() {
-            let refusal = match self.why(now) {
-                Refusal::Policy(_) | Refusal::EniLimit { .. } | Refusal::SubnetFull { .. } if self.growing() > 0 => {
-                    Refusal::Late { seconds: self.settings.add_wait.as_secs() }
-                }
-                other => other,
-            };
-            for id in late {
-                self.cancel(id);
-                self.out.push(Command::Resolve { waiter: id, outcome: Err(refusal.clone()) });
-            }
-        }
+        self.end_late_waits(now);
+        self.announce(now);
         if now.mono >= self.next_look {
             self.next_look = now.mono + SLOW;
             self.look(now);
         }
-        if !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {
+        // IPv6 has one prefix per interface and nothing to decide (spec 01 §9).
+        let decides = self.settings.family == Family::Ipv4;
+        if decides && !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {
             self.decide_at = None;
             self.deciding = true;
             let (node, blocks) = self.numbered_snapshot(now);
@@ -392,137 +261,27 @@ impl Manager {
     pub fn next_deadline(&self, now: Now) -> Time {
         let mut next = self.next_look;
         let mut consider = |at: Option<Time>| next = next.min(at.unwrap_or(next));
-        if !self.deciding {
+        if !self.deciding && self.settings.family == Family::Ipv4 {
             consider(self.decide_at);
         }
         consider(self.waiters.iter().map(|w| w.deadline).min());
         consider(self.jobs.values().filter_map(jobs::Job::retry_at).min());
+        consider(self.announce_at);
         consider(self.given_back.front().map(release::GivenBack::forgotten_at));
         if !self.waiters.is_empty() {
             let just_after = Duration::from_millis(1);
-            consider(self.store.next_cooled(now.mono).map(|at| at + just_after));
+            consider(self.cards.next_cooled(now.mono).map(|at| at + just_after));
         }
         next
     }
-
-    // ---- decisions -------------------------------------------------------------------------------------------------
 
     /// Wants a decision at `at` or before.
     fn ask(&mut self, at: Time) {
         self.decide_at = Some(self.decide_at.map_or(at, |before| before.min(at)));
     }
 
-    fn decided(&mut self, now: Now, decided: Decided) {
-        self.deciding = false;
-        let Decided { node, plan, reason, wake_after, refresh_subnets, .. } = decided;
-        self.last_reason = reason;
-        self.subnets_wanted |= refresh_subnets;
-        let plan = plan.unwrap_or_default();
-        let asked_to_grow = !plan.grow.is_empty();
-        let under_way = UnderWay { slots: self.slots_under_way() };
-        let checked = validate::check(&node, &plan, &under_way);
-        for _ in &checked.dropped {
-            self.out.push(Command::Count(Counter::PlanActionDropped));
-        }
-        let mut started = Vec::new();
-        let mut dropped = checked.dropped;
-        // On each card the first way to grow is taken; when EC2 refuses it, the next decision knows and takes another.
-        let mut grown = Vec::new();
-        for growth in &checked.grow {
-            let Some(card) = validate::card_of(&node, growth) else { continue };
-            if grown.contains(&card) {
-                continue;
-            }
-            match self.start_growth(now, growth) {
-                Ok(()) => {
-                    grown.push(card);
-                    started.push(validate::describe(growth));
-                }
-                Err(reason) => {
-                    dropped.push(validate::Dropped { action: validate::describe(growth), reason });
-                }
-            }
-        }
-        started.extend(self.start_releases(now, &checked.release, &mut dropped));
-        for id in &checked.remove {
-            match self.start_removal(now, id) {
-                Ok(()) => started.push(format!("remove {id}")),
-                Err(error) => {
-                    dropped.push(validate::Dropped { action: format!("remove {id}"), reason: format!("I2: {error}") });
-                }
-            }
-        }
-        self.apply_drain(&checked.drain);
-        if !grown.is_empty() {
-            // What is under way now counts; there may be more to do.
-            self.ask(now.mono);
-        }
-        let refused = dropped.first().map(|d| format!(" (the host: {}: {})", d.action, d.reason)).unwrap_or_default();
-        self.out.push(Command::Record(Box::new(Record { node: node.clone(), started, dropped })));
-        if let Some(seconds) = wake_after {
-            self.ask(now.mono + Duration::from_secs(u64::from(seconds.max(1))));
-        }
-        self.wake_for(now, &node);
-        if asked_to_grow && grown.is_empty() {
-            // It asked, and the host refused: a pod that waits is told so.
-            self.last_reason.push_str(&refused);
-        }
-        if grown.is_empty() {
-            self.fail_hopeless(now);
-        }
-    }
-
-    /// The deadlines that the host knows itself: a gate that opens, an address that has cooled, an interface that turns
-    /// a minute, a subnet that may be asked again.
-    fn wake_for(&mut self, now: Now, node: &crate::policy::Node) {
-        for gate in [node.gates.grow, node.gates.release, node.gates.remove] {
-            if let Gate::OpensIn(seconds) = gate {
-                self.ask(now.mono + Duration::from_secs(u64::from(seconds)));
-            }
-        }
-        if let Some(at) = self.store.next_cooled(now.mono) {
-            self.ask(at + Duration::from_millis(1));
-        }
-        let min_age = validate::MIN_ENI_AGE_SECONDS;
-        let young = node.enis.iter().filter(|e| e.age_seconds < min_age && !e.traits.has(EniTrait::Primary));
-        if let Some(seconds) = young.map(|e| min_age - e.age_seconds).min() {
-            self.ask(now.mono + Duration::from_secs(u64::from(seconds)));
-        }
-        if let Some(at) = self.refused.next(now.mono) {
-            self.ask(at);
-        }
-    }
-
-    /// Those who wait while nothing is under way, nothing cools in time and no gate opens in time wait for nothing.
-    fn fail_hopeless(&mut self, now: Now) {
-        // What is being given back makes room for what is needed.
-        if self.waiters.is_empty()
-            || self.growing() > 0
-            || self.shrinking()
-            || self.verifying()
-            || self.cooled_in_time(now)
-        {
-            return;
-        }
-        // The decision may be older than the newest pod, or than what has failed meanwhile.
-        if self.decide_at.is_some_and(|at| at <= now.mono) {
-            return;
-        }
-        let last = self.waiters.iter().map(|w| w.deadline).max().unwrap_or_default();
-        let calls = self.minute(now).ec2_calls;
-        if let Gate::OpensIn(seconds) = self.gates(now, calls).grow
-            && now.mono + Duration::from_secs(u64::from(seconds)) < last
-        {
-            return;
-        }
-        let refusal = self.why(now);
-        for waiter in std::mem::take(&mut self.waiters) {
-            self.out.push(Command::Resolve { waiter: waiter.id, outcome: Err(refusal.clone()) });
-        }
-    }
-
     fn minute(&mut self, now: Now) -> &mut crate::policy::Minute {
-        let held = u32::try_from(self.store.assignments().count()).unwrap_or(u32::MAX);
+        let held = u32::try_from(self.cards.assignments().count()).unwrap_or(u32::MAX);
         self.history.minute(now.mono, held)
     }
 

@@ -8,7 +8,7 @@ use super::types::Block;
 use super::{Command, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::ip::{IpNet, Ipv4Net};
-use crate::store::Time;
+use crate::store::{Error as StoreError, Time};
 use crate::validate::Dropped;
 
 #[derive(Debug)]
@@ -92,7 +92,9 @@ impl Manager {
                 dropped.push(Dropped { action: action(), reason: "I12: unknown id".to_owned() });
                 continue;
             };
-            if let Err(error) = self.store.take_cidr(&block.eni, block.net, now.mono) {
+            let store = self.cards.store_of(&block.eni);
+            let taken = store.map_or(Err(StoreError::UnknownEni), |s| s.take_cidr(&block.eni, block.net, now.mono));
+            if let Err(error) = taken {
                 dropped.push(Dropped { action: action(), reason: format!("I3: {error}") });
                 continue;
             }
@@ -174,6 +176,8 @@ impl Manager {
 
     pub(super) fn apply_drain(&mut self, ids: &[u32]) {
         let blocks: Vec<Block> = ids.iter().filter_map(|id| self.numbered.get(*id as usize).cloned()).collect();
-        self.store.drain(|eni, net| blocks.iter().any(|b| b.eni == eni && b.net == net));
+        for card in self.cards.iter_mut() {
+            card.store.drain(|eni, net| blocks.iter().any(|b| b.eni == eni && b.net == net));
+        }
     }
 }

@@ -37,7 +37,7 @@ impl Remove {
 
 impl Manager {
     pub(super) fn start_removal(&mut self, now: Now, id: &str) -> Result<(), StoreError> {
-        let eni = self.store.take_eni(id, now.mono)?;
+        let eni = self.cards.store_of(id).ok_or(StoreError::UnknownEni)?.take_eni(id, now.mono)?;
         self.last_removal = Some(now.mono);
         self.dispose(now, eni, true);
         Ok(())

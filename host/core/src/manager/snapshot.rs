@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::cards::CardPool;
 use super::types::Block;
 use super::{CALLS_PER_MINUTE, Manager, Now, REMOVE_GAP, TRIM_GAP, jobs::Job};
 use crate::policy::{
-    Card, Cidr, Eni, EniTrait, EniTraits, Family, Gate, Gates, Limits, Node, Pairs, Standing, Subnet, Unit,
+    Card, Cidr, Eni, EniTrait, EniTraits, Family, Gate, Gates, Limits, Node, Pairs, Standing, Subnet, Targets, Unit,
 };
 use crate::store::Time;
 use crate::subnets;
@@ -35,9 +36,9 @@ impl Manager {
         let t = now.mono;
         let mut blocks = Vec::new();
         let mut enis = Vec::new();
-        for (spec, added) in self.store.enis() {
+        for (card, spec, added) in self.cards.iter().flat_map(|c| c.store.enis().map(move |(e, added)| (c, e, added))) {
             let mut traits = Vec::new();
-            let closed = spec.trunk || spec.excluded;
+            let closed = self.is_closed(spec);
             for (set, t) in [
                 (spec.primary, EniTrait::Primary),
                 (spec.trunk, EniTrait::Trunk),
@@ -49,7 +50,7 @@ impl Manager {
                     traits.push(t);
                 }
             }
-            let cidrs = self
+            let cidrs = card
                 .store
                 .cidrs(&spec.id, t)
                 .map(|c| {
@@ -71,7 +72,7 @@ impl Manager {
                 .collect();
             enis.push(Eni {
                 id: spec.id.clone(),
-                card: 0,
+                card: spec.card,
                 device_index: spec.device_index,
                 subnet: spec.subnet.clone(),
                 traits: EniTraits(traits),
@@ -79,38 +80,46 @@ impl Manager {
                 cidrs,
             });
         }
-        let (enis_in_flight, ips_in_flight) = self.in_flight();
         let instance = &self.settings.instance;
         let node = Node {
             now: now.unix.as_secs(),
             name: self.settings.node_name.clone(),
             instance_type: instance.instance_type.clone(),
             availability_zone: instance.availability_zone.clone(),
-            labels: self.settings.labels.clone(),
-            families: vec![Family::Ipv4],
+            labels: self.node.as_ref().map(|n| n.labels.clone()).unwrap_or_default(),
+            families: vec![self.settings.family],
             unit: self.settings.unit,
             limits: Limits {
                 slots_per_eni: self.settings.limits.slots_per_eni(),
                 ips_per_prefix: 16,
-                max_pods: self.settings.max_pods.max(1),
+                max_pods: self.max_pods(),
             },
-            cards: vec![Card {
-                index: 0,
-                max_enis: self.settings.max_enis.saturating_sub(self.unmanaged),
-                enis_in_flight,
-                ips_in_flight,
-                waiting: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
-                configured: self.settings.targets,
-            }],
+            cards: self.cards.iter().map(|c| self.snapshot_card(c)).collect(),
             enis,
             subnets: self.snapshot_subnets(t),
             gates: self.gates(now, calls),
-            draining: self.terminating,
+            draining: self.is_draining(),
             booted_seconds: since(self.settings.booted + t, Duration::ZERO),
             history: self.history.list(),
             extra: Vec::new(),
         };
         (node, blocks)
+    }
+
+    fn snapshot_card(&self, card: &CardPool) -> Card {
+        let (enis_in_flight, ips_in_flight) = self.in_flight(card.index);
+        Card {
+            index: card.index,
+            max_enis: self.max_enis(card.index),
+            enis_in_flight,
+            ips_in_flight,
+            waiting: self.waiting_on(card),
+            // Spec 01 §10.2: other cards follow the pods with one spare address.
+            configured: match card.index {
+                0 => self.settings.targets,
+                _ => Targets { warm_ips: 1, minimum_ips: 1, ..Targets::default() },
+            },
+        }
     }
 
     fn snapshot_subnets(&self, t: Time) -> Vec<Subnet> {
@@ -133,8 +142,9 @@ impl Manager {
             })
             .collect();
         // Those that interfaces are in, and the node's own, are there even before EC2 was asked.
-        let attached = self.store.enis().map(|(e, _)| e.subnet.clone());
-        for id in attached.chain([self.settings.instance.subnet.clone()]) {
+        let attached = self.cards.enis().map(|(e, _)| e.subnet.clone());
+        let named = self.eni_config.iter().map(|c| c.subnet.clone());
+        for id in attached.chain(named).chain([self.settings.instance.subnet.clone()]) {
             if list.iter().any(|s| s.id == id) {
                 continue;
             }
@@ -143,7 +153,11 @@ impl Manager {
                 cidr: String::new(),
                 ipv6: false,
                 primary,
-                standing: if primary { Standing::Eligible } else { Standing::Forbidden },
+                standing: match self.named_subnet(&id) {
+                    Some(standing) => standing,
+                    None if primary => Standing::Eligible,
+                    None => Standing::Forbidden,
+                },
                 free_ips: None,
                 seen_seconds: 0,
                 ips_refused_seconds: refused(&id, Unit::Ip),
@@ -155,13 +169,25 @@ impl Manager {
         list
     }
 
+    /// Under custom networking: whether it is the one that the ENIConfig names (I9).
+    fn named_subnet(&self, id: &str) -> Option<Standing> {
+        let named = self.eni_config.as_ref().is_some_and(|c| c.subnet == id);
+        self.settings.custom_networking.then_some(if named { Standing::Eligible } else { Standing::Forbidden })
+    }
+
     pub(super) fn standing(&self, id: &str, tags: &Pairs) -> Standing {
+        if let Some(standing) = self.named_subnet(id) {
+            return standing;
+        }
         let primary = id == self.settings.instance.subnet;
         subnets::standing(tags, primary, &self.settings.cluster_name, self.settings.subnet_discovery)
     }
 
     /// Subnets in which an interface may be made, as far as they are known.
     pub(super) fn usable_subnets(&self) -> Vec<String> {
+        if self.settings.custom_networking {
+            return self.eni_config.iter().map(|c| c.subnet.clone()).collect();
+        }
         if self.subnets.is_empty() {
             return vec![self.settings.instance.subnet.clone()];
         }
@@ -175,39 +201,41 @@ impl Manager {
         let left = CALLS_PER_MINUTE.saturating_sub(calls);
         let rest_of_minute = 60 - u32::try_from(now.mono.as_secs() % 60).unwrap_or(0);
         let off = self.terminating || !self.settings.provisioning;
-        let shut = |gate: Gate| match gate {
+        let (ipv6, cordoned) = (self.settings.family == Family::Ipv6, self.cordoned());
+        let shut = |gate: Gate, off: bool| match gate {
             _ if off => Gate::Closed,
             Gate::Open if left == 0 => Gate::OpensIn(rest_of_minute),
             other => other,
         };
         let after = |last: Option<Time>, gap| last.map(|l| l + gap).filter(|when| *when > t);
         Gates {
-            grow: shut(at(self.growth.shut_until(t))),
-            release: shut(at(after(self.last_trim, TRIM_GAP))),
-            remove: shut(at(after(self.last_removal, REMOVE_GAP))),
+            grow: shut(at(self.growth.shut_until(t)), off || ipv6 || cordoned),
+            release: shut(at(after(self.last_trim, TRIM_GAP)), off || ipv6),
+            remove: shut(at(after(self.last_removal, REMOVE_GAP)), off || ipv6 || cordoned),
             ec2_calls_left: left,
         }
     }
 
     /// Room for one more interface on the card (spec 01 §3.6), counting what is under way (W11).
-    pub(super) fn room(&self) -> bool {
-        let held = u32::try_from(self.store.enis().count()).unwrap_or(u32::MAX);
-        held + self.in_flight().0 < self.settings.max_enis.saturating_sub(self.unmanaged)
+    pub(super) fn room(&self, card: u32) -> bool {
+        let held = self.cards.get(card).map_or(0, |c| c.store.enis().count());
+        u32::try_from(held).unwrap_or(u32::MAX) + self.in_flight(card).0 < self.max_enis(card)
     }
 
-    /// Interfaces and addresses under way.
-    pub(super) fn in_flight(&self) -> (u32, u32) {
+    /// Interfaces and addresses under way on the card.
+    pub(super) fn in_flight(&self, card: u32) -> (u32, u32) {
         let size = |unit, count: u32| if unit == Unit::Prefix { count.saturating_mul(16) } else { count };
         let mut enis = 0;
         let mut ips = 0u32;
         for job in self.jobs.values() {
             match job {
-                Job::Create(c) => {
+                Job::Create(c) if c.card == card => {
                     enis += 1;
                     ips = ips.saturating_add(size(c.unit, c.count));
                 }
-                Job::Assign(a) => ips = ips.saturating_add(size(a.unit, a.count)),
-                Job::Remove(r) if r.attached => enis += 1,
+                Job::Assign(a) if a.card == card => ips = ips.saturating_add(size(a.unit, a.count)),
+                Job::Remove(r) if r.attached && r.eni.card == card => enis += 1,
+                Job::Adopt(a) if a.eni.card == card && self.cards.eni(&a.eni.id).is_none() => enis += 1,
                 _ => {}
             }
         }

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::cloud::ErrorKind;
 use crate::cloud::{
     Answer, AttachedInterface, CloudError, Device, Instance, Interface, InterfaceAttachment, Request, SubnetFacts,
 };
+use crate::kube::EniConfigKeys;
 use crate::limits::InstanceLimits;
-use crate::policy::{Assign, CreateEni, Growth, Node, Plan, Targets, Unit};
+use crate::policy::{Assign, CreateEni, Family, Growth, Node, Plan, Targets, Unit};
+use crate::store::{Error as StoreError, Key, PodMeta};
 
 const SLOTS: u32 = 3;
 
@@ -218,13 +221,19 @@ fn settings() -> Settings {
             bare_metal: false,
             cards: vec![],
         },
+        cards: vec![0],
         max_enis: 3,
         max_pods: 110,
+        family: Family::Ipv4,
         unit: Unit::Ip,
+        custom_networking: false,
+        eni_config_keys: EniConfigKeys::default(),
+        pod_eni: false,
+        trunk_compatible: true,
+        manage_non_schedulable: false,
         targets: Targets::default(),
         cooldown: Duration::from_secs(30),
         node_name: String::new(),
-        labels: vec![],
         cluster_name: String::new(),
         additional_tags: vec![],
         manage_untagged: true,
@@ -313,11 +322,18 @@ impl World {
                     self.later(50, Event::EniReady { job, result });
                 }
                 Command::Resolve { waiter, outcome } => {
-                    self.answers.insert(waiter, outcome.map(|a| a.ip.to_string()));
+                    self.answers.insert(
+                        waiter,
+                        outcome.map(|list| list.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>().join(" ")),
+                    );
                 }
                 Command::Journal(journal) => self.journal = journal,
                 Command::Log { text, .. } => self.logs.push(text),
-                Command::TearDownEni { .. } | Command::Record(_) | Command::Count(_) => {}
+                Command::EniConfig { .. }
+                | Command::Announce(_)
+                | Command::TearDownEni { .. }
+                | Command::Record(_)
+                | Command::Count(_) => {}
             }
         }
     }
@@ -367,10 +383,10 @@ impl World {
 
     fn add(&mut self, pod: &str) -> Result<String, WaiterId> {
         let now = self.now();
-        let added = self.m.add(now, &Key::new("n", pod, "eth0"), &PodMeta::default());
+        let added = self.m.add(now, &Key::new("n", pod, "eth0"), &PodMeta::default(), Wanted::One);
         self.commands();
         match added {
-            Add::Assigned(a) => Ok(a.ip.to_string()),
+            Add::Assigned(a) => Ok(a[0].ip.to_string()),
             Add::Waiting(id) => Err(id),
             Add::Refused(refusal) => panic!("{refusal}"),
         }
@@ -392,13 +408,13 @@ impl World {
             self.ec2.enis.values().filter(|(d, _)| d.is_some()).flat_map(|(_, s)| s).map(ToString::to_string).collect();
         let ours: BTreeSet<String> = self
             .m
-            .store()
+            .cards()
             .enis()
-            .flat_map(|(e, _)| self.m.store().cidrs(&e.id, self.at).map(|c| c.net.network().to_string()))
+            .flat_map(|(e, _)| self.m.cards().cidrs(&e.id, self.at).map(|c| c.net.network().to_string()))
             .collect();
         assert_eq!(ours, held, "the store and EC2 agree");
         assert!(self.ec2.enis.values().all(|(d, _)| d.is_some()), "nothing is left behind");
-        let pods: Vec<_> = self.m.store().assignments().map(|(ip, _)| ip).collect();
+        let pods: Vec<_> = self.m.cards().assignments().map(|(ip, _)| ip).collect();
         assert_eq!(pods.iter().collect::<BTreeSet<_>>().len(), pods.len(), "no address twice");
     }
 }
@@ -407,7 +423,7 @@ impl World {
 fn a_fresh_node_fills_up_to_what_the_policy_wants() {
     let mut w = World::new(100, 2);
     w.run(5);
-    assert_eq!(w.m.store().stats(w.at).total, 2);
+    assert_eq!(w.m.cards().stats(w.at).total, 2);
     assert_eq!(w.count("AssignPrivateIpAddresses"), 1);
     w.check();
     let calls = w.calls.len();
@@ -502,14 +518,14 @@ fn a_failed_attach_or_set_up_leaves_nothing_behind() {
     let mut w = World::new(100, 4);
     w.ec2.faults = [("AttachNetworkInterface", ErrorKind::InterfaceLimit)].into();
     w.run(60);
-    assert_eq!(w.m.store().stats(w.at).total, 4, "tried again after the back-off");
+    assert_eq!(w.m.cards().stats(w.at).total, 4, "tried again after the back-off");
     w.check();
     let mut w = World::new(100, 4);
     w.set_up_fails = true;
     w.run(3);
     w.set_up_fails = false;
     w.run(60);
-    assert_eq!(w.m.store().stats(w.at).total, 4);
+    assert_eq!(w.m.cards().stats(w.at).total, 4);
     w.check();
     w.run(70);
     assert!(w.journal.removing.is_empty());
@@ -526,19 +542,19 @@ fn a_device_index_that_someone_took_is_passed_over() {
     w.commands();
     w.run(10);
     assert!(w.ec2.enis.values().any(|(d, _)| *d == Some(2)));
-    assert_eq!(w.m.store().stats(w.at).total, 5);
+    assert_eq!(w.m.cards().stats(w.at).total, 5);
 }
 
 #[test]
 fn what_is_released_and_removed_is_gone_everywhere() {
     let mut w = World::new(100, 6);
     w.run(5);
-    assert_eq!(w.m.store().enis().count(), 2);
+    assert_eq!(w.m.cards().enis().count(), 2);
     w.warm = 0;
     w.release_all = true;
     w.run(200);
-    assert_eq!(w.m.store().stats(w.at).total, 0);
-    assert_eq!(w.m.store().enis().count(), 1, "the primary stays");
+    assert_eq!(w.m.cards().stats(w.at).total, 0);
+    assert_eq!(w.m.cards().enis().count(), 1, "the primary stays");
     assert_eq!(w.ec2.enis.len(), 1);
     assert!(w.journal.returning.is_empty() && w.journal.removing.is_empty());
     w.check();
@@ -558,7 +574,7 @@ fn a_del_ends_its_own_wait_and_a_caller_may_leave() {
     w.m.cancel(second);
     w.run(3);
     assert!(!w.answers.contains_key(&second));
-    assert_eq!(w.m.store().assignments().count(), 0);
+    assert_eq!(w.m.cards().assignments().count(), 0);
 }
 
 #[test]
@@ -585,9 +601,9 @@ fn a_restart_gives_out_nothing_that_imds_alone_still_shows() {
     w.m = Manager::new(settings());
     let now = w.now();
     w.m.boot(now, &before, w.journal.clone());
-    let enis: Vec<_> = w.m.store().enis().map(|(e, _)| e.id.clone()).collect();
+    let enis: Vec<_> = w.m.cards().enis().map(|(e, _)| e.id.clone()).collect();
     assert_eq!(enis, ["eni-0"], "{:?}", w.journal);
-    assert_eq!(w.m.store().stats(w.at).total, 0, "{:?}", w.journal);
+    assert_eq!(w.m.cards().stats(w.at).total, 0, "{:?}", w.journal);
 }
 
 #[test]
@@ -609,7 +625,7 @@ fn a_restart_serves_what_the_journal_knows_and_cleans_up_the_rest() {
     assert_eq!(got, ["10.0.1.1".to_owned(), "10.0.1.3".to_owned()].into());
     w.run(10);
     assert!(!w.ec2.enis.contains_key("eni-lost"), "made and never attached");
-    let ours = w.m.store().stats(w.at).total;
+    let ours = w.m.cards().stats(w.at).total;
     assert_eq!(ours, 4, "confirmed by EC2: {:?}", w.logs);
     w.check();
 }
@@ -630,8 +646,8 @@ fn an_unmanaged_interface_is_left_alone() {
     w.commands();
     let _ = w.add("1");
     w.run(5);
-    assert_eq!(w.m.unmanaged(), 1);
-    assert!(w.m.store().eni("eni-other").is_none());
+    assert_eq!(w.m.cards().get(0).unwrap().unmanaged(), 1);
+    assert!(w.m.cards().eni("eni-other").is_none());
     assert!(w.answers.values().all(|a| a.as_ref().is_ok_and(|ip| ip != "10.0.1.3")));
 }
 
@@ -648,7 +664,7 @@ fn a_verification_keeps_what_pods_hold() {
     w.m.look(now);
     w.commands();
     w.run(5);
-    assert_eq!(w.m.store().assignments().map(|(ip, _)| ip).collect::<Vec<_>>(), [std::net::IpAddr::V4(ip)]);
+    assert_eq!(w.m.cards().assignments().map(|(ip, _)| ip).collect::<Vec<_>>(), [std::net::IpAddr::V4(ip)]);
     assert!(w.logs.iter().any(|l| l.contains("a pod has it")), "{:?}", w.logs);
     let _ = Arc::new(());
 }
@@ -664,7 +680,7 @@ fn a_pod_waits_for_slots_that_are_being_given_back() {
     w.m.handle(now, Event::PolicyChanged);
     w.commands();
     w.run(1);
-    assert_eq!((w.count("UnassignPrivateIpAddresses"), w.m.store().stats(w.at).total), (1, 0));
+    assert_eq!((w.count("UnassignPrivateIpAddresses"), w.m.cards().stats(w.at).total), (1, 0));
     let id = w.add("1").unwrap_err();
     w.run(4);
     assert!(w.answers[&id].is_ok(), "{:?}", w.answers[&id]);
@@ -710,7 +726,7 @@ fn an_address_on_its_way_back_is_nobodys() {
     w.m.handle(now, Event::PolicyChanged);
     w.commands();
     w.run(1);
-    assert_eq!((w.m.store().stats(w.at).total, w.journal.returning.len()), (0, 6), "{:?}", w.calls);
+    assert_eq!((w.m.cards().stats(w.at).total, w.journal.returning.len()), (0, 6), "{:?}", w.calls);
     w.release_all = false;
     // The interfaces look empty to the store and are full for EC2: what it lists then is not free.
     w.ec2.faults = [("AssignPrivateIpAddresses", ErrorKind::AddressLimit)].into();
@@ -779,11 +795,11 @@ fn nothing_young_goes_on_the_word_of_one_listing() {
     let (free, behind) = (w.ec2.free, w.ec2.enis.remove(&second).unwrap());
     w.ec2.free = 0;
     verify(&mut w);
-    assert!(w.m.store().eni(&second).is_some(), "{:?}", w.logs);
+    assert!(w.m.cards().eni(&second).is_some(), "{:?}", w.logs);
     w.run(70);
     let primary = w.ec2.enis.remove("eni-0").unwrap();
     verify(&mut w);
-    assert_eq!(w.m.store().enis().count(), 2, "a listing without the node's own interface: {:?}", w.logs);
+    assert_eq!(w.m.cards().enis().count(), 2, "a listing without the node's own interface: {:?}", w.logs);
     w.ec2.enis.insert("eni-0".to_owned(), primary);
     w.ec2.enis.insert(second.clone(), behind.clone());
     w.ec2.free = free;
@@ -792,7 +808,7 @@ fn nothing_young_goes_on_the_word_of_one_listing() {
     w.ec2.enis.remove(&second);
     w.ec2.free = 0;
     verify(&mut w);
-    assert!(w.m.store().eni(&second).is_none(), "old, and not there: {:?}", w.logs);
+    assert!(w.m.cards().eni(&second).is_none(), "old, and not there: {:?}", w.logs);
 }
 
 #[test]
@@ -808,10 +824,10 @@ fn an_interface_that_could_not_be_programmed_gets_another_try() {
     let job = *w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Adopt(_))).unwrap().0;
     w.later(50, Event::EniReady { job, result: Err("no link".to_owned()) });
     w.run(5);
-    assert!(w.m.store().eni("eni-a").unwrap().excluded);
+    assert!(w.m.cards().eni("eni-a").unwrap().excluded);
     w.set_up_fails = false;
     w.run(620);
-    assert!(!w.m.store().eni("eni-a").unwrap().excluded, "{:?}", w.logs);
+    assert!(!w.m.cards().eni("eni-a").unwrap().excluded, "{:?}", w.logs);
     w.check();
 }
 

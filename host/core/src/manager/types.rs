@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::cloud::{Answer, CloudError, Instance, Request};
 use crate::ip::{IpNet, Ipv4Net};
+use crate::kube::{EniConfig, EniConfigKeys, Feature, NodeFacts};
 use crate::limits::InstanceLimits;
-use crate::policy::{CreateEni, Node, Pairs, Plan, Targets, Unit};
+use crate::policy::{CreateEni, Family, Node, Pairs, Plan, Targets, Unit};
 use crate::store::{Assigned, EniSpec};
 use crate::validate::Dropped;
 
@@ -26,16 +27,31 @@ pub struct Now {
 pub struct Settings {
     pub instance: Instance,
     pub limits: InstanceLimits,
-    /// Interfaces per card: the instance type's limit or MAX_ENI, the smaller.
+    /// The managed network cards ([`super::managed_cards`]).
+    pub cards: Vec<u32>,
+    /// Interfaces per card, each alike: the instance type's limit or MAX_ENI, the smaller (spec 01 §1.5).
     pub max_enis: u32,
+    /// Until the Node object tells (spec 01 §1.6).
     pub max_pods: u32,
+    /// What pods are given.
+    pub family: Family,
     pub unit: Unit,
-    /// From the environment.
+    /// AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG: new interfaces are made where the node's ENIConfig says, and the primary one
+    /// gets no more addresses (spec 01 §7).
+    pub custom_networking: bool,
+    /// ENI_CONFIG_ANNOTATION_DEF and ENI_CONFIG_LABEL_DEF.
+    pub eni_config_keys: EniConfigKeys,
+    /// ENABLE_POD_ENI: a trunk is wished for and a place kept for it (spec 01 §11).
+    pub pod_eni: bool,
+    /// The instance type may have a trunk (spec 03 §10.4).
+    pub trunk_compatible: bool,
+    /// AWS_MANAGE_ENIS_NON_SCHEDULABLE: grow and remove on an unschedulable node too.
+    pub manage_non_schedulable: bool,
+    /// From the environment, for card 0. The others follow the pods with one spare address (spec 01 §10.2).
     pub targets: Targets,
     /// IP_COOLDOWN_PERIOD.
     pub cooldown: Duration,
     pub node_name: String,
-    pub labels: Pairs,
     /// CLUSTER_NAME; empty if not set.
     pub cluster_name: String,
     /// ADDITIONAL_ENI_TAGS, checked.
@@ -63,6 +79,15 @@ pub type JobId = u64;
 /// One ADD that waits.
 pub type WaiterId = u64;
 
+/// What a pod asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// One address, of the lowest card that has one (spec 01 §10.6).
+    One,
+    /// One address of every managed card, or none at all.
+    EveryCard,
+}
+
 /// What the manager is told.
 #[derive(Debug)]
 pub enum Event {
@@ -74,6 +99,12 @@ pub enum Event {
     Cloud { job: JobId, result: Result<Answer, CloudError> },
     /// The answer to [`Command::SetUpEni`].
     EniReady { job: JobId, result: Result<(), String> },
+    /// The Node object, when it was first read and whenever it has changed.
+    Node(NodeFacts),
+    /// The answer to [`Command::EniConfig`]: the reason in words where it could not be had.
+    EniConfig { job: JobId, result: Result<EniConfig, String> },
+    /// The answer to [`Command::Announce`].
+    Announced { feature: Feature, result: Result<(), String> },
     /// Component or settings of the policy have changed.
     PolicyChanged,
     /// SIGTERM: no growth, no removal from now on.
@@ -120,10 +151,17 @@ pub enum Command {
     TearDownEni {
         eni: EniSpec,
     },
-    /// End a wait.
+    /// Read the ENIConfig that applies to the node now (spec 01 §7.1): the Node, the name ([`crate::kube::eni_config_name`]),
+    /// the object. A failed read of either is a failure (W21).
+    EniConfig {
+        job: JobId,
+    },
+    /// Put the wish into the node's CNINode, if it is not there ([`Feature::added_to`]).
+    Announce(Feature),
+    /// End a wait; by card.
     Resolve {
         waiter: WaiterId,
-        outcome: Result<Assigned, Refusal>,
+        outcome: Result<Vec<Assigned>, Refusal>,
     },
     /// Make this the journal's content before any later command is carried out.
     Journal(Journal),
@@ -174,6 +212,8 @@ pub enum Counter {
     AddAddressesFailed,
     FreeEniFailed,
     DeleteRulesFailed,
+    /// A wish could not be put into the CNINode (`tryEnableSecurityGroupsForPods`).
+    AnnounceFailed,
     /// An action of a plan that the host dropped.
     PlanActionDropped,
     /// An ADD found nothing free.
@@ -183,7 +223,8 @@ pub enum Counter {
 /// What an ADD gets at once.
 #[derive(Debug)]
 pub enum Add {
-    Assigned(Assigned),
+    /// By card; at least one.
+    Assigned(Vec<Assigned>),
     /// [`Command::Resolve`] will tell.
     Waiting(WaiterId),
     Refused(Refusal),

@@ -4,9 +4,10 @@ fn spec(id: &str, device: u32) -> EniSpec {
     EniSpec {
         id: id.to_owned(),
         mac: format!("02:00:00:00:00:{device:02x}"),
+        card: 0,
         device_index: device,
         subnet: "subnet-1".to_owned(),
-        table: if device == 0 { 254 } else { device + 1 },
+        table: table_of(0, device),
         address: None,
         primary: device == 0,
         trunk: false,
@@ -21,7 +22,7 @@ fn secs(n: u64) -> Time {
 
 fn store(cidrs: &[(&str, u32, &[&str])]) -> Store {
     let unit = if cidrs.iter().flat_map(|c| c.2).any(|c| c.ends_with("/28")) { Unit::Prefix } else { Unit::Ip };
-    let mut store = Store::new(unit, false, secs(30));
+    let mut store = Store::new(0, unit, false, secs(30));
     for (id, device, nets) in cidrs {
         store.add_eni(spec(id, *device), secs(0)).unwrap();
         for net in *nets {

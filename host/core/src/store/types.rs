@@ -64,6 +64,9 @@ pub struct Orphan {
 pub struct EniSpec {
     pub id: String,
     pub mac: String,
+    /// Its network card; 0 is the one with the primary interface.
+    pub card: u32,
+    /// Its place on the card.
     pub device_index: u32,
     pub subnet: String,
     /// Routing table of its pods' traffic (spec 04 §7.2).
@@ -80,6 +83,7 @@ pub struct EniSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
     pub ip: IpAddr,
+    pub card: u32,
     pub device_index: u32,
     pub table: u32,
     /// Empty for an orphan.
@@ -92,6 +96,7 @@ pub struct Assigned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
     pub ip: IpAddr,
+    pub card: u32,
     pub device_index: u32,
     pub table: u32,
     /// Empty for an orphan.
@@ -101,11 +106,21 @@ pub struct Released {
     pub change: Change,
 }
 
-/// One change that the checkpoint must tell before anyone is told of it.
+/// One change that the card's checkpoint must tell before anyone is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    Assigned { key: Key, ip: IpAddr },
-    Released { ip: IpAddr, assignment: Arc<Assignment> },
+    Assigned { card: u32, key: Key, ip: IpAddr },
+    Released { card: u32, ip: IpAddr, assignment: Arc<Assignment> },
+}
+
+impl Change {
+    /// The card whose checkpoint must tell it.
+    #[must_use]
+    pub fn card(&self) -> u32 {
+        match self {
+            Self::Assigned { card, .. } | Self::Released { card, .. } => *card,
+        }
+    }
 }
 
 /// What the store refuses, each a decision of the caller.
@@ -146,6 +161,16 @@ pub struct CidrView<'a> {
     pub records: Vec<(IpAddr, Option<&'a Assignment>, Option<Time>)>,
 }
 
+/// The routing table of an interface's traffic (spec 04 §7.2).
+#[must_use]
+pub fn table_of(card: u32, device_index: u32) -> u32 {
+    match (card, device_index) {
+        (0, 0) => MAIN_TABLE,
+        (0, device) => device.saturating_add(1),
+        (card, device) => card.saturating_mul(100).saturating_add(device).saturating_add(10_000),
+    }
+}
+
 /// Derived numbers of a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -154,4 +179,32 @@ pub struct Stats {
     pub assigned: u64,
     pub cooling: u64,
     pub prefixes: usize,
+}
+
+impl std::ops::Add for Stats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            enis: self.enis + other.enis,
+            total: self.total + other.total,
+            assigned: self.assigned + other.assigned,
+            cooling: self.cooling + other.cooling,
+            prefixes: self.prefixes + other.prefixes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_by_card_and_device() {
+        // Spec 04 §7.2.
+        let cases = [((0, 0), 254), ((0, 1), 2), ((0, 7), 8), ((1, 0), 10_100), ((1, 1), 10_101), ((3, 2), 10_302)];
+        for ((card, device), table) in cases {
+            assert_eq!(table_of(card, device), table, "card {card} device {device}");
+        }
+    }
 }

@@ -1,0 +1,41 @@
+//! Interfaces that were made and never attached (spec 03 §7.10).
+
+use std::time::Duration;
+
+use super::jobs::spec_of;
+use super::{Level, Manager, Now};
+use crate::cloud::Interface;
+
+/// Between two searches for interfaces that were made and never attached.
+const LEFT_OVERS_EVERY: Duration = Duration::from_secs(3600);
+/// One of this run is a left-over when it is as old and no job is about it.
+const LEFT_OVER_AGE: Duration = Duration::from_secs(300);
+const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
+
+impl Manager {
+    pub(super) fn left_overs_due(&self, now: Now) -> bool {
+        self.left_overs_seen.is_none_or(|at| now.mono.saturating_sub(at) >= LEFT_OVERS_EVERY)
+    }
+
+    /// What an earlier run made and never attached, or this one, when EC2's answer was lost (spec 03 §7.10).
+    pub(super) fn clear_left_overs(&mut self, now: Now, list: Vec<Interface>) {
+        let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
+        let before = crate::time::rfc3339(settled.as_secs());
+        for interface in list {
+            let created = interface.tags.iter().find(|(k, _)| k == CREATED_TAG).map(|(_, v)| v.as_str());
+            // UTC texts of one length compare as times; what is not of that form is left alone.
+            let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
+            let ours = interface.description.starts_with("aws-K8S-");
+            let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
+            if old && ours && self.settings.provisioning && self.settings.clean_up && !busy {
+                self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
+                self.dispose(now, spec_of(&interface, 0, 0), false);
+            }
+        }
+        let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None);
+        let removing: Vec<String> = self.journal.removing.iter().filter(over).cloned().collect();
+        // Neither attached nor left over: they are gone.
+        self.journal.removing.retain(|e| !removing.contains(e));
+        self.write_journal();
+    }
+}

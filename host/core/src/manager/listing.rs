@@ -1,0 +1,222 @@
+//! EC2's view of what is attached, call by call (spec 03 §7.5), and when it is asked for. What is done with it:
+//! `reconcile.rs`, `left_overs.rs`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::cards::CardPool;
+use super::jobs::Job;
+use super::pace::retry_delay;
+use super::types::blocks;
+use super::{JobId, Level, Manager, Now};
+use crate::cloud::{Answer, CloudError, Device, ErrorKind, Interface, Request, SubnetFacts};
+use crate::ip::IpNet;
+use crate::policy::Standing;
+use crate::store::Time;
+
+/// EC2's view being read.
+#[derive(Debug)]
+pub(super) struct Verify {
+    stage: VerifyStage,
+    /// When the listing began: what is younger may not be in it.
+    pub started: Time,
+    devices: Vec<Device>,
+    pub interfaces: Vec<Interface>,
+    attempt: u32,
+    retry_at: Option<Time>,
+    /// Asked for again meanwhile.
+    again: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum VerifyStage {
+    Devices,
+    Interfaces,
+    Subnets,
+    LeftOvers,
+}
+
+impl Verify {
+    pub fn retry_at(&self) -> Option<Time> {
+        self.retry_at
+    }
+}
+
+impl Manager {
+    pub(super) fn subnet_standing(&self, subnet: &SubnetFacts) -> Standing {
+        self.standing(&subnet.id, &subnet.tags)
+    }
+
+    /// Whether EC2 is being asked.
+    pub(super) fn verifying(&self) -> bool {
+        self.jobs.values().any(|j| matches!(j, Job::Verify(v) if v.retry_at.is_none()))
+    }
+
+    /// Reads EC2's view of all that is attached and brings the store in step.
+    pub(super) fn verify(&mut self, now: Now) {
+        if !self.settings.ec2 {
+            return;
+        }
+        for job in self.jobs.values_mut() {
+            if let Job::Verify(verify) = job {
+                verify.again = true;
+                return;
+            }
+        }
+        let id = self.start(Job::Verify(Verify {
+            stage: VerifyStage::Devices,
+            started: now.mono,
+            devices: Vec::new(),
+            interfaces: Vec::new(),
+            attempt: 1,
+            retry_at: None,
+            again: false,
+        }));
+        self.verify_again(now, id);
+    }
+
+    /// Makes the call of the stage that a verification is in.
+    pub(super) fn verify_again(&mut self, now: Now, id: JobId) {
+        let Some(Job::Verify(verify)) = self.jobs.get_mut(&id) else { return };
+        verify.retry_at = None;
+        let instance = &self.settings.instance;
+        let request = match verify.stage {
+            VerifyStage::Devices => {
+                verify.started = now.mono;
+                Request::DescribeInstance { instance: instance.instance_id.clone() }
+            }
+            VerifyStage::Interfaces => {
+                let ids = verify.devices.iter().map(|d| d.eni.clone()).collect();
+                Request::DescribeNetworkInterfaces { ids }
+            }
+            VerifyStage::Subnets => Request::DescribeSubnets {
+                vpc: instance.vpc.clone(),
+                availability_zone: instance.availability_zone.clone(),
+            },
+            VerifyStage::LeftOvers => Request::DescribeDetachedInterfaces { instance: instance.instance_id.clone() },
+        };
+        self.call(now, id, request);
+    }
+
+    pub(super) fn verified(&mut self, now: Now, id: JobId, mut job: Verify, result: Result<Answer, CloudError>) {
+        match (job.stage, result) {
+            (VerifyStage::Devices, Ok(Answer::Devices(devices)))
+                if !devices.iter().any(|d| d.eni == self.settings.instance.primary_eni) =>
+            {
+                // An instance without its own interface: EC2 is behind, and nothing is dropped on such a word.
+                self.log(Level::Warn, "EC2 does not list the node's own interface: read again later".to_owned());
+                job.retry_at = Some(now.mono + retry_delay(Duration::from_secs(5), job.attempt, &mut self.random));
+                job.attempt += 1;
+                self.jobs.insert(id, Job::Verify(job));
+                return;
+            }
+            (VerifyStage::Devices, Ok(Answer::Devices(devices))) => {
+                self.note_devices(&devices);
+                job.devices = devices;
+                job.stage = VerifyStage::Interfaces;
+            }
+            (VerifyStage::Interfaces, Ok(Answer::Interfaces(list))) => {
+                job.interfaces = list;
+                let unknown = job.interfaces.iter().any(|i| !self.subnet_cidrs.contains_key(&i.subnet));
+                job.stage = if unknown { VerifyStage::Subnets } else { VerifyStage::LeftOvers };
+                if !unknown {
+                    self.apply(now, &job);
+                }
+            }
+            (VerifyStage::Subnets, Ok(Answer::Subnets(list))) => {
+                self.note_subnets(now, list);
+                self.apply(now, &job);
+                job.stage = VerifyStage::LeftOvers;
+            }
+            (VerifyStage::LeftOvers, Ok(Answer::Interfaces(list))) => {
+                self.left_overs_seen = Some(now.mono);
+                self.clear_left_overs(now, list);
+                return self.verify_done(now, &job);
+            }
+            (stage, Err(error)) => {
+                // Something was removed between two calls: from the start, soon.
+                let moved = error.kind == ErrorKind::NotFound && job.attempt < 10;
+                let first = Duration::from_secs(if moved { 1 } else { 5 });
+                job.retry_at = Some(now.mono + retry_delay(first, job.attempt, &mut self.random));
+                job.attempt += 1;
+                if stage != VerifyStage::LeftOvers {
+                    job.stage = VerifyStage::Devices;
+                }
+                self.log(Level::Warn, format!("EC2's view of the interfaces is read again later: {error}"));
+                self.jobs.insert(id, Job::Verify(job));
+                return self.ask(now.mono);
+            }
+            (_, Ok(other)) => {
+                self.unexpected("DescribeNetworkInterfaces", &other);
+                return self.verify_done(now, &job);
+            }
+        }
+        if job.stage == VerifyStage::LeftOvers && !self.left_overs_due(now) {
+            return self.verify_done(now, &job);
+        }
+        self.jobs.insert(id, Job::Verify(job));
+        self.verify_again(now, id);
+    }
+
+    fn verify_done(&mut self, now: Now, job: &Verify) {
+        if job.again {
+            self.verify(now);
+        }
+        self.ask(now.mono);
+    }
+
+    pub(super) fn note_subnets(&mut self, now: Now, list: Vec<SubnetFacts>) {
+        for subnet in &list {
+            if let Some(cidr) = subnet.cidr {
+                self.subnet_cidrs.insert(subnet.id.clone(), cidr);
+            }
+        }
+        self.subnets = list;
+        self.subnets_seen = Some(now.mono);
+        self.subnets_wanted = false;
+    }
+
+    /// Remembers which device indexes others have.
+    pub(super) fn note_devices(&mut self, devices: &[Device]) {
+        for card in self.cards.iter_mut() {
+            let foreign = devices.iter().filter(|d| d.card == card.index && card.store.eni(&d.eni).is_none());
+            card.foreign_devices = foreign.map(|d| d.device_index).collect();
+        }
+    }
+
+    /// Has IMDS asked whether anything changed behind our back.
+    pub(super) fn look(&mut self, now: Now) {
+        if self.jobs.values().any(|j| matches!(j, Job::Look | Job::Verify(_))) {
+            return;
+        }
+        let id = self.start(Job::Look);
+        self.call(now, id, Request::AttachedInterfaces);
+    }
+
+    pub(super) fn looked(&mut self, now: Now, result: Result<Answer, CloudError>) {
+        let list = match result {
+            Ok(Answer::Attached(list)) if !list.is_empty() => list,
+            Ok(_) => return self.log(Level::Warn, "IMDS lists no interface: ignored".to_owned()),
+            Err(error) => return self.log(Level::Warn, format!("IMDS cannot be read: {error}")),
+        };
+        let shown: HashSet<(String, IpNet)> = list
+            .iter()
+            .filter(|i| self.cards.eni(&i.eni).is_some())
+            .flat_map(|i| blocks(&i.secondary, &i.prefixes).into_iter().map(|net| (i.eni.clone(), net)))
+            .collect();
+        let held: HashSet<(String, IpNet)> = self
+            .cards
+            .iter()
+            .flat_map(|card| card.store.enis().map(move |(e, _)| (card, e)))
+            .flat_map(|(card, e)| card.store.cidrs(&e.id, now.mono).map(|c| (e.id.clone(), c.net)))
+            .collect();
+        let foreign =
+            |card: &CardPool| list.iter().filter(|i| i.card == card.index && card.store.eni(&i.eni).is_none()).count();
+        let others_came = self.cards.iter().any(|card| foreign(card) != card.unmanaged as usize);
+        // One that could not be programmed gets another try.
+        let unusable = self.unconfirmed.iter().any(|id| self.cards.eni(id).is_some());
+        if shown != held || others_came || unusable || self.left_overs_due(now) {
+            self.verify(now);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The stores brought in step with EC2's view (spec 01 §8). Nothing that a pod holds is dropped, and no block or
+//! interface goes on the word of one source before it is a minute old.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use super::jobs::{Job, spec_of};
+use super::listing::Verify;
+use super::types::blocks;
+use super::{Command, Level, Manager, Now};
+use crate::cloud::{Interface, Request};
+use crate::ip::IpNet;
+use crate::store::Time;
+
+/// EC2 may be behind by so much: younger things are not dropped on its word.
+const SETTLED: Duration = Duration::from_secs(60);
+const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
+const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
+
+impl Manager {
+    /// Brings the store in step with what EC2 says.
+    pub(super) fn apply(&mut self, now: Now, job: &Verify) {
+        let mut unmanaged: BTreeMap<u32, u32> = BTreeMap::new();
+        for interface in &job.interfaces {
+            let Some(attachment) = &interface.attachment else { continue };
+            let card = attachment.card;
+            if self.cards.get(card).is_none()
+                || self.is_being_made(&interface.eni)
+                || self.is_being_removed(&interface.eni)
+            {
+                continue;
+            }
+            let id = interface.eni.clone();
+            let primary = id == self.settings.instance.primary_eni;
+            self.attachments.insert(id.clone(), attachment.id.clone());
+            if self.is_given_back(&id, None) {
+                continue;
+            }
+            if self.journal.removing.contains(&id) {
+                // A removal that the last run did not finish.
+                let spec = spec_of(interface, card, attachment.device_index);
+                self.dispose(now, spec, true);
+                continue;
+            }
+            if !primary && (interface.interface_type == "efa-only" || !self.is_managed(interface)) {
+                self.leave_alone(now, &id);
+                // With pods on it, it stays and counts as held.
+                *unmanaged.entry(card).or_default() += u32::from(self.cards.eni(&id).is_none());
+                continue;
+            }
+            if primary {
+                self.connection_tracking = interface.connection_tracking;
+                if self.security_groups.is_none() {
+                    let mut groups = interface.security_groups.clone();
+                    groups.sort();
+                    self.security_groups = Some((groups, now.mono));
+                }
+            }
+            self.put_right(now, interface);
+            let nets = blocks(&interface.secondary, &interface.prefixes);
+            let known = self.cards.store_of(&id);
+            let is_known = known.is_some();
+            if let Some(store) = known {
+                let (trunk, efa) = (interface.interface_type == "trunk", interface.interface_type == "efa");
+                store.update_eni(&id, |spec| {
+                    spec.trunk = trunk;
+                    spec.efa = efa;
+                });
+                self.sync_blocks(now, job.started, &id, &nets);
+            }
+            if !is_known || self.unconfirmed.contains(&id) {
+                let spec = spec_of(interface, card, attachment.device_index);
+                self.adopt(spec, nets);
+            }
+        }
+        for card in self.cards.iter_mut() {
+            card.unmanaged = unmanaged.get(&card.index).copied().unwrap_or(0);
+        }
+        self.drop_missing(now, job);
+    }
+
+    pub(super) fn is_being_made(&self, id: &str) -> bool {
+        self.jobs.values().any(|j| match j {
+            Job::Create(c) => c.is_for(id),
+            Job::Adopt(a) => a.eni.id == id && self.cards.eni(id).is_none(),
+            _ => false,
+        })
+    }
+
+    pub(super) fn is_being_removed(&self, id: &str) -> bool {
+        self.jobs.values().any(|j| matches!(j, Job::Remove(r) if r.is_for(id)))
+    }
+
+    /// Spec 01 §8.6.
+    fn is_managed(&self, interface: &Interface) -> bool {
+        let tag = |key: &str| interface.tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        match tag(NO_MANAGE_TAG) {
+            Some("true") => false,
+            Some(_) => true,
+            None => tag(INSTANCE_TAG) == Some(&self.settings.instance.instance_id) || self.settings.manage_untagged,
+        }
+    }
+
+    /// An interface that is not ours: its pods, if any, live on, and nothing else happens to it.
+    fn leave_alone(&mut self, now: Now, id: &str) {
+        self.unconfirmed.remove(id);
+        self.journal.managed.retain(|e| e != id);
+        self.forget_adoption(id);
+        let Some(card) = self.cards.iter_mut().find(|c| c.store.eni(id).is_some()) else { return };
+        match card.store.take_eni(id, now.mono) {
+            Ok(spec) => card.foreign_devices.push(spec.device_index),
+            Err(error) => {
+                card.store.update_eni(id, |spec| spec.excluded = true);
+                self.log(Level::Warn, format!("{id} is not managed, but pods use it: {error}"));
+            }
+        }
+    }
+
+    /// Missing tags and delete-on-termination (spec 03 §7.1 step 4, §7.8).
+    fn put_right(&mut self, now: Now, interface: &Interface) {
+        if !self.settings.provisioning || interface.interface_type == "trunk" {
+            return;
+        }
+        let has = |tag: &(String, String)| interface.tags.contains(tag);
+        let missing: Vec<_> = self.wanted_tags().into_iter().filter(|t| !has(t)).collect();
+        if !missing.is_empty() {
+            let request = Request::CreateTags { resource: interface.eni.clone(), tags: missing };
+            self.start_minor(now, "tags", request);
+        }
+        let ours = interface.tags.iter().any(|(k, v)| k == INSTANCE_TAG && *v == self.settings.instance.instance_id);
+        if let Some(attachment) = &interface.attachment
+            && ours
+            && !attachment.delete_on_termination
+            && (attachment.card, attachment.device_index) != (0, 0)
+        {
+            let (eni, attachment) = (interface.eni.clone(), attachment.id.clone());
+            self.start_minor(now, "delete on termination", Request::SetDeleteOnTermination { eni, attachment });
+        }
+    }
+
+    fn sync_blocks(&mut self, now: Now, started: Time, id: &str, listed: &[IpNet]) {
+        let held: Vec<(IpNet, u32, Time)> =
+            self.cards.cidrs(id, now.mono).map(|c| (c.net, c.assigned, c.since)).collect();
+        for (net, assigned, since) in held {
+            if listed.contains(&net) {
+                continue;
+            }
+            if assigned > 0 {
+                self.log(Level::Warn, format!("EC2 does not list {net} of {id}, but a pod has it: it is kept"));
+            } else if since + SETTLED < started
+                && self.cards.store_of(id).is_some_and(|s| s.take_cidr(id, net, now.mono).is_ok())
+            {
+                self.log(Level::Warn, format!("EC2 does not list {net} of {id}: no pod gets it any more"));
+            }
+        }
+        let returning: Vec<(String, String)> = self.journal.returning.clone();
+        for (eni, text) in returning {
+            if eni != id || self.is_release_under_way(&eni, &text) || self.is_given_back(&eni, Some(&text)) {
+                continue;
+            }
+            // Left from the last run: gone by now, or still here and used again.
+            self.journal.returning.retain(|entry| *entry != (eni.clone(), text.clone()));
+        }
+        self.write_journal();
+        let fresh: Vec<IpNet> = listed.iter().copied().filter(|net| !self.is_returning(id, *net)).collect();
+        self.add_blocks(now, id, self.settings.unit, &fresh);
+    }
+
+    pub(super) fn is_release_under_way(&self, eni: &str, net: &str) -> bool {
+        self.jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, net)))
+    }
+
+    /// Interfaces of the store that EC2 does not list.
+    fn drop_missing(&mut self, now: Now, job: &Verify) {
+        let listed: HashSet<&str> = job.interfaces.iter().map(|i| i.eni.as_str()).collect();
+        let missing: Vec<String> = self
+            .cards
+            .enis()
+            .filter(|(e, since)| !listed.contains(e.id.as_str()) && *since + SETTLED < job.started && !e.primary)
+            .map(|(e, _)| e.id.clone())
+            .collect();
+        for id in missing {
+            let Some(store) = self.cards.store_of(&id) else { continue };
+            match store.take_eni(&id, now.mono) {
+                Ok(eni) => {
+                    self.forget_adoption(&id);
+                    self.journal.managed.retain(|e| *e != id);
+                    self.unconfirmed.remove(&id);
+                    self.write_journal();
+                    self.log(Level::Warn, format!("EC2 does not list {id}: it is dropped"));
+                    self.out.push(Command::TearDownEni { eni });
+                }
+                Err(error) => self.log(Level::Warn, format!("EC2 does not list {id}: {error}")),
+            }
+        }
+    }
+}
