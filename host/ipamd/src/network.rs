@@ -7,6 +7,7 @@ use std::time::Duration;
 use reservoir_core::ip::Ipv4Net;
 use reservoir_core::store::EniSpec;
 use reservoir_net::iptables::{Iptables, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::rule::Family;
 use reservoir_net::{eni, host, links, pods};
 
 use crate::config::{Datapath, RandomizeSnat};
@@ -89,6 +90,9 @@ impl HostNetwork for KernelNetwork {
             external_snat: d.external_snat,
             mark: d.connmark,
             disable_tcp_early_demux: false,
+            family: Family::V4,
+            v6_egress: false,
+            strict_branches: false,
         };
         let link = host::set_up(&config, mac(primary_mac)?).map_err(|e| e.to_string())?;
         self.apply_iptables(link.name, primary_ip, vpc)?;
@@ -104,8 +108,8 @@ impl HostNetwork for KernelNetwork {
         };
         let setup = eni::EniSetup {
             mac: mac(&eni.mac)?,
-            primary_ip,
-            subnet,
+            primary_ip: primary_ip.into(),
+            subnet: subnet.into(),
             mtu: self.datapath.eni_mtu,
             table: eni.table,
             rule_configured: false,
@@ -126,7 +130,8 @@ impl HostNetwork for KernelNetwork {
     }
 
     fn pods(&self) -> Result<Vec<(Ipv4Addr, Option<String>)>, String> {
-        Ok(pods::shown().map_err(|e| e.to_string())?.into_iter().map(|p| (p.address, p.host_veth)).collect())
+        let shown = pods::shown(Family::V4).map_err(|e| e.to_string())?;
+        Ok(shown.into_iter().filter_map(|p| Some((as_ipv4(p.address)?, p.host_veth))).collect())
     }
 
     fn prune(&self, addresses: &[IpAddr]) {
@@ -140,6 +145,13 @@ impl HostNetwork for KernelNetwork {
 
     fn refresh(&self, addresses: &[Ipv4Addr]) -> Result<(), String> {
         pods::refresh_from_rules(addresses).map_err(|e| e.to_string())
+    }
+}
+
+fn as_ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -16,6 +16,9 @@ pub enum Error {
     /// No interface with that name or MAC (yet).
     #[error("failed to find the link which uses {key}")]
     LinkNotFound { key: String },
+    /// Duplicate address detection did not come to its end, or found a duplicate.
+    #[error("link {device} still has tentative addresses after {seconds}s")]
+    Tentative { device: String, seconds: u64 },
     /// What was to be made exists already.
     #[error("{} ({op})", text(Errno::EXIST))]
     Exists { op: String },

@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::mac::MacAddr;
 use crate::netlink::reply::LinkInfo;
 use crate::plan::{OnFailure, Op, Side, Step, apply};
-use crate::rule::{Family, PRIORITY_EXTERNAL_SERVICE, PRIORITY_FWMARK, Rule};
+use crate::rule::{Family, PRIORITY_EXTERNAL_SERVICE, PRIORITY_FWMARK, PRIORITY_LOCAL, PRIORITY_LOCAL_STRICT, Rule};
 use crate::table;
 
 /// What the error says when no interface has the primary MAC address.
@@ -27,13 +27,20 @@ pub struct HostConfig {
     pub mark: u32,
     /// `DISABLE_TCP_EARLY_DEMUX`.
     pub disable_tcp_early_demux: bool,
+    /// The family of the cluster's pods: `ENABLE_IPv6`.
+    pub family: Family,
+    /// `ENABLE_V6_EGRESS`: IPv4 pods reach IPv6 destinations.
+    pub v6_egress: bool,
+    /// `ENABLE_POD_ENI` with `POD_SECURITY_GROUP_ENFORCING_MODE` not `standard`: traffic of branch interfaces goes
+    /// through them even on its way to the node itself.
+    pub strict_branches: bool,
 }
 
 /// What is found on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
     pub primary: LinkInfo,
-    /// IPv4 rules of the host.
+    /// The host's rules of the cluster's family.
     pub rules: Vec<Rule>,
 }
 
@@ -46,7 +53,7 @@ pub fn set_up(config: &HostConfig, primary_mac: MacAddr) -> Result<LinkInfo, Err
     let primary =
         crate::links::wait_for_mac(primary_mac, crate::links::APPEARANCE).map_err(|e| e.within(NO_PRIMARY))?;
     let mut kernel = Kernel::host()?;
-    let facts = HostFacts { primary, rules: kernel.rules(Side::Host, Family::V4)? };
+    let facts = HostFacts { primary, rules: kernel.rules(Side::Host, config.family)? };
     apply(&plan(config, &facts), &mut kernel, OnFailure::Stop)?;
     Ok(facts.primary)
 }
@@ -71,29 +78,72 @@ fn plan_link(config: &HostConfig, primary: &LinkInfo) -> Option<Step> {
 #[must_use]
 pub fn plan_settings(config: &HostConfig, primary: &str) -> Vec<Step> {
     let demux = if config.disable_tcp_early_demux { "0" } else { "1" };
-    vec![
+    let mut steps = vec![
         Step::host(Op::Sysctl { key: format!("net/ipv4/conf/{primary}/rp_filter"), value: "2" })
             .context("failed to set rp_filter of the primary interface"),
         Step::host(Op::Sysctl { key: "net/ipv4/tcp_early_demux".to_owned(), value: demux })
             .tolerate(&[Errno::NOENT])
             .context("failed to set tcp_early_demux"),
-    ]
+    ];
+    let set = |key: String, value, context| Step::host(Op::Sysctl { key, value }).context(context);
+    if config.family == Family::V6 {
+        let key = "net/ipv6/conf/all/disable_ipv6".to_owned();
+        steps.push(set(key, "0", "failed to enable IPv6 on the host"));
+    }
+    if config.family == Family::V6 || config.v6_egress {
+        // Before forwarding: turning that on makes the kernel drop routes of routers it does not listen to.
+        let key = format!("net/ipv6/conf/{primary}/accept_ra");
+        steps.push(set(key, "2", "failed to accept router advertisements on the primary interface"));
+        steps.push(set("net/ipv6/conf/all/forwarding".to_owned(), "1", "failed to enable IPv6 forwarding"));
+    }
+    steps
 }
 
-/// The rule that sends marked connections out by the primary interface (spec 04 §8.2 steps 3, 4). It is there at every
-/// moment; rules of an earlier mark are removed.
+/// The rules of the node itself (spec 04 §8.2 steps 3 to 5); `existing` are those of the cluster's family.
 #[must_use]
 pub fn plan_rules(config: &HostConfig, existing: &[Rule]) -> Vec<Step> {
-    let wanted = (config.node_port || !config.external_snat).then(|| Rule::marked(config.mark));
+    let mut steps = plan_marked(config, existing);
+    steps.extend(plan_local(config, existing));
+    steps
+}
+
+/// The rule that sends marked connections out by the primary interface. It is there at every moment; rules of an
+/// earlier mark are removed.
+fn plan_marked(config: &HostConfig, existing: &[Rule]) -> Vec<Step> {
+    let wanted = (config.node_port || !config.external_snat).then(|| Rule::marked_in(config.family, config.mark));
     let is_ours = |r: &&Rule| {
         r.priority == PRIORITY_FWMARK
             && r.table == table::MAIN
             && r.from.is_none()
             && r.to.is_none()
+            && r.ip_protocol.is_none()
             && !r.foreign
             && r.fwmark.is_some_and(|f| f.mark == f.mask)
     };
     reconcile(wanted.as_slice(), &existing.iter().filter(is_ours).cloned().collect::<Vec<_>>())
+}
+
+/// Where the lookup of local addresses stands: after the rules of branch interfaces if these are strict, else where
+/// the kernel has it. What an earlier run in strict mode changed is restored (DW-12). What comes is there before what
+/// goes is gone: without either the node could not talk to itself.
+fn plan_local(config: &HostConfig, existing: &[Rule]) -> Vec<Step> {
+    let family = config.family;
+    let usual = Rule::local(family, PRIORITY_LOCAL);
+    let mut strict = Vec::new();
+    if family == Family::V6 {
+        strict.push(Rule::router_discovery());
+    }
+    strict.push(Rule::local(family, PRIORITY_LOCAL_STRICT));
+    let (wanted, unwanted) = if config.strict_branches {
+        (strict, vec![usual])
+    } else if existing.contains(&Rule::local(family, PRIORITY_LOCAL_STRICT)) {
+        (vec![usual], strict)
+    } else {
+        return Vec::new();
+    };
+    let unwanted: Vec<Rule> = existing.iter().filter(|r| unwanted.contains(r)).cloned().collect();
+    let present: Vec<Rule> = existing.iter().filter(|r| wanted.contains(r)).cloned().collect();
+    reconcile(&wanted, &[present, unwanted].concat())
 }
 
 /// The rules for `AWS_EXTERNAL_SERVICE_CIDRS` (spec 04 §12.3): pods on secondary interfaces reach these through the
@@ -146,8 +196,16 @@ fn reconcile(wanted: &[Rule], ours: &[Rule]) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    const CONFIG: HostConfig =
-        HostConfig { mtu: 9001, node_port: true, external_snat: false, mark: 0x80, disable_tcp_early_demux: false };
+    const CONFIG: HostConfig = HostConfig {
+        mtu: 9001,
+        node_port: true,
+        external_snat: false,
+        mark: 0x80,
+        disable_tcp_early_demux: false,
+        family: Family::V4,
+        v6_egress: false,
+        strict_branches: false,
+    };
 
     fn ops(steps: &[Step]) -> Vec<String> {
         steps.iter().map(|s| s.op.to_string()).collect()
@@ -175,6 +233,40 @@ mod tests {
                 "rule add 1024: from all fwmark 0x100/0x100 lookup 254",
                 "rule delete 1024: from all fwmark 0x80/0x80 lookup 254"
             ]
+        );
+    }
+
+    #[test]
+    fn strict_branches_move_the_local_lookup_and_ordinary_ones_move_it_back() {
+        for family in [Family::V4, Family::V6] {
+            let strict = HostConfig { family, strict_branches: true, ..CONFIG };
+            let kernels = [Rule::marked_in(family, 0x80), Rule::local(family, 0)];
+            let mut expected = vec!["rule add 20: from all lookup 255", "rule delete 0: from all lookup 255"];
+            if family == Family::V6 {
+                expected.insert(0, "rule add 0: from fe80:ec2::1/128 ipproto 58 lookup 255");
+            }
+            assert_eq!(ops(&plan_rules(&strict, &kernels)), expected);
+            let mut moved = vec![Rule::local(family, 20), Rule::marked_in(family, 0x80)];
+            if family == Family::V6 {
+                moved.insert(0, Rule::router_discovery());
+            }
+            assert!(plan_rules(&strict, &moved).is_empty());
+            let back = ops(&plan_rules(&HostConfig { family, ..CONFIG }, &moved));
+            assert_eq!(back[0], "rule add 0: from all lookup 255");
+            assert_eq!(back.len(), moved.len(), "{back:?}");
+        }
+    }
+
+    #[test]
+    fn ipv6_is_turned_on_where_it_is_used() {
+        let keys = |config: &HostConfig| ops(&plan_settings(config, "ens5"))[2..].to_vec();
+        assert!(keys(&CONFIG).is_empty());
+        let both = ["sysctl net/ipv6/conf/ens5/accept_ra=2", "sysctl net/ipv6/conf/all/forwarding=1"];
+        assert_eq!(keys(&HostConfig { v6_egress: true, ..CONFIG }), both);
+        let v6 = keys(&HostConfig { family: Family::V6, ..CONFIG });
+        assert_eq!(
+            (v6[0].as_str(), &v6[1..]),
+            ("sysctl net/ipv6/conf/all/disable_ipv6=0", &both.map(str::to_owned)[..])
         );
     }
 

@@ -1,7 +1,7 @@
 //! Carries plans out in the kernel, and reads its state.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -15,15 +15,26 @@ use crate::plan::{Executor, Op, Side, Step, VethPair};
 use crate::rule::{Family, Rule};
 use crate::sysctl;
 
+/// How often it is looked whether addresses are still tentative (spec 04 §4.2 step 10).
+const DAD_POLL: Duration = Duration::from_millis(50);
+
 /// Sockets into the host's namespace and, for pod wiring, into the pod's.
 ///
 /// The host's is the namespace of the thread that opens it; plans with sysctls must run on a thread of that namespace.
 #[derive(Debug)]
 pub struct Kernel {
     host: Socket,
-    /// The pod's socket, and the host's namespace as the place where veth peers are born.
-    container: Option<(Socket, Netns)>,
+    container: Option<Container>,
     links: Vec<KnownLink>,
+}
+
+#[derive(Debug)]
+struct Container {
+    socket: Socket,
+    /// The pod's namespace.
+    netns: Netns,
+    /// The host's: where veth peers are born.
+    home: Netns,
 }
 
 #[derive(Debug)]
@@ -51,7 +62,8 @@ impl Kernel {
     pub fn enter(&mut self, pod: &Netns) -> Result<(), Error> {
         let home = Netns::current()?;
         let socket = pod.attempt(Socket::open)?;
-        self.container = Some((socket, home));
+        let netns = pod.try_clone().map_err(|e| socket_error("keeping the pod's namespace", &e))?;
+        self.container = Some(Container { socket, netns, home });
         Ok(())
     }
 
@@ -142,7 +154,7 @@ impl Kernel {
     fn socket(&mut self, side: Side) -> Result<&mut Socket, Errno> {
         match side {
             Side::Host => Ok(&mut self.host),
-            Side::Container => self.container.as_mut().map(|(socket, _)| socket).ok_or(Errno::NOTCONN),
+            Side::Container => self.container.as_mut().map(|c| &mut c.socket).ok_or(Errno::NOTCONN),
         }
     }
 
@@ -172,7 +184,7 @@ impl Kernel {
 
     /// Makes the pair and asks at once for what was made: one message in, both indices out.
     fn add_veth(&mut self, pair: &VethPair) -> Result<(), Errno> {
-        let Some((socket, home)) = &mut self.container else { return Err(Errno::NOTCONN) };
+        let Some(Container { socket, home, .. }) = &mut self.container else { return Err(Errno::NOTCONN) };
         let mut outcomes =
             socket.batch(&[Request::add_veth(pair, std::os::fd::AsFd::as_fd(home)), Request::get_link(&pair.name)])?;
         let found = outcomes.pop().unwrap_or(Err(Errno::IO));
@@ -207,7 +219,7 @@ impl Kernel {
                 Request::add_neighbour(self.index(side, device)?, *address, *mac)
             }
             // Handled one by one, never part of a message.
-            Op::LinkAddVeth(_) | Op::Sysctl { .. } => return Err(Errno::INVAL),
+            Op::LinkAddVeth(_) | Op::Sysctl { .. } | Op::WaitDad { .. } => return Err(Errno::INVAL),
         })
     }
 
@@ -219,8 +231,31 @@ impl Kernel {
         match (&step.op, step.side) {
             (Op::LinkAddVeth(pair), _) => Some(self.add_veth(pair)),
             (Op::Sysctl { key, value }, Side::Host) => Some(sysctl::set(key, value)),
-            (Op::Sysctl { .. }, Side::Container) => Some(Err(Errno::OPNOTSUPP)),
+            (Op::Sysctl { key, value }, Side::Container) => Some(self.set_in_pod(key, value)),
+            (Op::WaitDad { device, timeout }, side) => Some(self.wait_dad(side, device, *timeout)),
             _ => None,
+        }
+    }
+
+    /// `/proc/sys/net` shows the namespace of the thread that opens a file in it.
+    fn set_in_pod(&self, key: &str, value: &str) -> Result<(), Errno> {
+        let container = self.container.as_ref().ok_or(Errno::NOTCONN)?;
+        let entered = container.netns.run(|| sysctl::set(key, value));
+        entered.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?
+    }
+
+    fn wait_dad(&mut self, side: Side, device: &str, timeout: Duration) -> Result<(), Errno> {
+        let deadline = Instant::now() + timeout;
+        let index = self.index(side, device)?;
+        loop {
+            let addresses = self.addresses(side, Family::V6, index).map_err(|e| e.errno().unwrap_or(Errno::IO))?;
+            if !addresses.iter().any(|a| a.tentative) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Errno::TIMEDOUT);
+            }
+            thread::sleep(DAD_POLL);
         }
     }
 }

@@ -47,6 +47,14 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// Another handle of the same namespace.
+    ///
+    /// # Errors
+    /// The kernel's, when the process has no file descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone() })
+    }
+
     /// Runs `work` inside the namespace, on a thread of its own that ends with it: whatever happens, no other thread is
     /// ever left in the wrong namespace.
     ///

@@ -37,6 +37,8 @@ pub enum Scope {
     Universe,
     /// On the link.
     Link,
+    /// In a deletion: however far it is (spec 04 §19).
+    Nowhere,
 }
 
 /// A unicast route.
@@ -110,6 +112,11 @@ pub enum Op {
         key: String,
         value: &'static str,
     },
+    /// Waits until no address of the device is tentative (duplicate address detection).
+    WaitDad {
+        device: String,
+        timeout: Duration,
+    },
 }
 
 /// Which refusals of the kernel are as good as success.
@@ -180,11 +187,18 @@ impl Step {
 
     /// May share a message to the kernel with its neighbours.
     fn batchable(&self) -> bool {
-        self.attempts == 1 && !matches!(self.op, Op::LinkAddVeth(_) | Op::Sysctl { .. })
+        self.attempts == 1 && !matches!(self.op, Op::LinkAddVeth(_) | Op::Sysctl { .. } | Op::WaitDad { .. })
     }
 
     fn error(&self, errno: Errno) -> Error {
-        Error::from_kernel(self.op.to_string(), errno).within(self.context.clone())
+        let error = match &self.op {
+            Op::WaitDad { device, timeout } if errno == Errno::TIMEDOUT => {
+                Error::Tentative { device: device.clone(), seconds: timeout.as_secs() }
+            }
+            Op::WaitDad { .. } => Error::from_kernel(self.op.to_string(), errno).within("could not list addresses"),
+            _ => Error::from_kernel(self.op.to_string(), errno),
+        };
+        error.within(self.context.clone())
     }
 }
 
@@ -269,6 +283,7 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Self::Universe => "universe",
             Self::Link => "link",
+            Self::Nowhere => "nowhere",
         })
     }
 }
@@ -305,6 +320,7 @@ impl fmt::Display for Op {
             Self::RuleDel(rule) => write!(f, "rule delete {rule}"),
             Self::NeighbourAdd { device, address, mac } => write!(f, "neighbour add {address} at {mac} dev {device}"),
             Self::Sysctl { key, value } => write!(f, "sysctl {key}={value}"),
+            Self::WaitDad { device, .. } => write!(f, "address wait dev {device}"),
         }
     }
 }

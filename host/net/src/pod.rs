@@ -22,11 +22,15 @@ pub const MIN_MTU: u32 = 576;
 /// The largest MTU a pod may have, and the default.
 pub const MAX_MTU: u32 = 9001;
 
+/// The smallest MTU with which the kernel speaks IPv6.
+pub const MIN_MTU_V6: u32 = 1280;
+
 /// What a pod is to get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodSetup {
     /// `CNI_NETNS`.
     pub netns: PathBuf,
+    /// Of both ends at creation. [`check`] does not look at it: a pod keeps the MTU it was born with.
     pub mtu: u32,
     /// The first is the one the runtime asked for; see [`names`] for the names of the others.
     pub interfaces: Vec<PodInterface>,
@@ -60,14 +64,14 @@ pub struct PodLink {
     pub container: Link,
 }
 
-/// Wires a pod. A host veth of the same name (of an earlier attempt) is replaced; rules that exist are left alone. When
+/// Wires a pod, of either family and with any number of interfaces. A host veth of the same name (of an earlier attempt) is replaced; rules that exist are left alone. When
 /// anything fails, everything done for the pod is undone.
 ///
 /// # Errors
 /// [`Error::Invalid`] for what cannot be right, [`Error::NoSuchNamespace`], [`Error::Exists`] (an interface of that
 /// name is in the pod), or the kernel's error, each within what was being done (texts of spec 04 §4).
 pub fn set_up(setup: &PodSetup) -> Result<Vec<PodLink>, Error> {
-    validate(setup).map_err(|e| e.within("SetupPodNetwork"))?;
+    validate(setup).and_then(|()| validate_mtu(setup)).map_err(|e| e.within("SetupPodNetwork"))?;
     let mut kernel = Kernel::host()?;
     let enter = |kernel: &mut Kernel| kernel.enter(&Netns::open(&setup.netns)?);
     wire(setup, &mut kernel, enter)?;
@@ -165,21 +169,25 @@ fn validate(setup: &PodSetup) -> Result<(), Error> {
     if setup.interfaces.is_empty() {
         return invalid("the pod has no interface to set up".to_owned());
     }
-    if !(MIN_MTU..=MAX_MTU).contains(&setup.mtu) {
-        return invalid(format!("MTU {} is not between {MIN_MTU} and {MAX_MTU}", setup.mtu));
-    }
     for interface in &setup.interfaces {
         for name in [&interface.name, &interface.host_veth] {
             if let Err(error) = names::validate(name) {
                 return invalid(format!("{error}: {name:?}"));
             }
         }
-        if !interface.address.is_ipv4() {
-            return invalid(format!("{}: IPv6 pods are not supported by this build", interface.address));
-        }
         if interface.table == table::LOCAL {
             return invalid(format!("route table {} of {} is the kernel's own", interface.table, interface.address));
         }
     }
     Ok(())
+}
+
+fn validate_mtu(setup: &PodSetup) -> Result<(), Error> {
+    let has_ipv6 = setup.interfaces.iter().any(|i| i.address.is_ipv6());
+    let min = if has_ipv6 { MIN_MTU_V6 } else { MIN_MTU };
+    if (min..=MAX_MTU).contains(&setup.mtu) {
+        return Ok(());
+    }
+    let family = if has_ipv6 { " for IPv6" } else { "" };
+    Err(Error::Invalid(format!("MTU {} is not between {min} and {MAX_MTU}{family}; set POD_MTU", setup.mtu)))
 }

@@ -1,7 +1,7 @@
 //! Pods as the daemon sees them: their rules and routes on the host, not their namespaces.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use rustix::io::Errno;
 
@@ -15,22 +15,22 @@ use crate::table;
 /// What the host shows of a pod; the source from which a lost checkpoint is rebuilt (spec 02 §6.7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPod {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The interface the pod's route leads to; without one the pod is not running here.
     pub host_veth: Option<String>,
     /// The table its traffic leaves by: the main one unless a rule says otherwise.
     pub table: u32,
 }
 
-/// All pods the host shows, in order of their addresses.
+/// All pods of a family that the host shows, in order of their addresses.
 ///
 /// # Errors
 /// The kernel's.
-pub fn shown() -> Result<Vec<HostPod>, Error> {
+pub fn shown(family: Family) -> Result<Vec<HostPod>, Error> {
     let mut kernel = Kernel::host()?;
-    let rules = kernel.rules(Side::Host, Family::V4)?;
+    let rules = kernel.rules(Side::Host, family)?;
     let names: BTreeMap<u32, String> = kernel.links(Side::Host)?.into_iter().map(|l| (l.index, l.name)).collect();
-    let routes = kernel.routes(Side::Host, Family::V4, table::MAIN, None)?;
+    let routes = kernel.routes(Side::Host, family, table::MAIN, None)?;
     let devices: BTreeMap<IpPrefix, String> = routes
         .into_iter()
         .filter(|r| r.on_link && r.destination.is_host())
@@ -46,7 +46,7 @@ pub fn find(rules: &[Rule], devices: &BTreeMap<IpPrefix, String>) -> Vec<HostPod
     let addresses = rules.iter().filter(is_to_pod).filter_map(|r| r.to).filter(|to| to.is_host());
     let mut pods = BTreeMap::new();
     for to in addresses {
-        let IpAddr::V4(address) = to.address() else { continue };
+        let address = to.address();
         let from = rules.iter().find(|r| r.priority == PRIORITY_FROM_POD && r.from == Some(to));
         let table = from.map_or(table::MAIN, |r| r.table);
         pods.insert(address, HostPod { address, host_veth: devices.get(&to).cloned(), table });
@@ -58,14 +58,15 @@ pub fn find(rules: &[Rule], devices: &BTreeMap<IpPrefix, String>) -> Vec<HostPod
 ///
 /// # Errors
 /// The kernel's.
-pub fn traces(address: Ipv4Addr) -> Result<Vec<String>, Error> {
+pub fn traces(address: impl Into<IpAddr>) -> Result<Vec<String>, Error> {
     let mut kernel = Kernel::host()?;
-    let pod = Some(IpAddr::from(address));
+    let address = address.into();
+    let (family, pod) = (Family::of(address), Some(address));
     let names = |prefix: Option<IpPrefix>| prefix.map(IpPrefix::address) == pod;
-    let rules = kernel.rules(Side::Host, Family::V4)?;
+    let rules = kernel.rules(Side::Host, family)?;
     let mut traces: Vec<String> =
         rules.iter().filter(|r| names(r.from) || names(r.to)).map(|r| format!("rule {r}")).collect();
-    let routes = kernel.routes(Side::Host, Family::V4, table::MAIN, None)?;
+    let routes = kernel.routes(Side::Host, family, table::MAIN, None)?;
     let to_pod = routes.iter().filter(|r| names(Some(r.destination)));
     traces.extend(to_pod.map(|r| format!("route {} over interface {:?}", r.destination, r.device_index)));
     Ok(traces)
@@ -76,7 +77,7 @@ pub fn traces(address: Ipv4Addr) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// Everything that could not be removed.
-pub fn prune(address: Ipv4Addr) -> Result<(), Error> {
+pub fn prune(address: impl Into<IpAddr>) -> Result<(), Error> {
     apply(&plan_prune(address.into()), &mut Kernel::host()?, OnFailure::Continue)
 }
 
@@ -94,10 +95,17 @@ pub fn plan_prune(address: IpAddr) -> Vec<Step> {
 ///
 /// # Errors
 /// Everything that could not be changed; the pods concerned keep the rules they had.
-pub fn refresh_from_rules(addresses: &[Ipv4Addr]) -> Result<(), Error> {
+pub fn refresh_from_rules<A: Copy + Into<IpAddr>>(addresses: &[A]) -> Result<(), Error> {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|&a| a.into()).collect();
     let mut kernel = Kernel::host()?;
-    let rules = kernel.rules(Side::Host, Family::V4)?;
-    let steps: Vec<Step> = addresses.iter().flat_map(|a| plan_refresh((*a).into(), &rules)).collect();
+    let mut steps: Vec<Step> = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let of_family: Vec<IpAddr> = addresses.iter().copied().filter(|&a| Family::of(a) == family).collect();
+        if !of_family.is_empty() {
+            let rules = kernel.rules(Side::Host, family)?;
+            steps.extend(of_family.into_iter().flat_map(|a| plan_refresh(a, &rules)));
+        }
+    }
     apply(&steps, &mut kernel, OnFailure::Continue)
 }
 
@@ -130,6 +138,8 @@ pub fn plan_refresh(address: IpAddr, rules: &[Rule]) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -145,7 +155,7 @@ mod tests {
         let devices = BTreeMap::from([(pod(31), "eni31".to_owned())]);
         let found = find(&rules, &devices);
         let pod = |last, host_veth: Option<&str>, table| HostPod {
-            address: Ipv4Addr::new(10, 0, 97, last),
+            address: Ipv4Addr::new(10, 0, 97, last).into(),
             host_veth: host_veth.map(str::to_owned),
             table,
         };

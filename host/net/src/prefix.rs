@@ -1,10 +1,12 @@
 //! An address with a prefix length, of either family, host bits kept.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
+
+use crate::rule::Family;
 
 /// What routes, rules and interface addresses are about: `10.0.97.31/32`, `10.0.100.20/19`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +31,22 @@ impl IpPrefix {
 
     /// `0.0.0.0/0`.
     pub const DEFAULT_V4: Self = Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 };
+    /// `::/0`.
+    pub const DEFAULT_V6: Self = Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), length: 0 };
+
+    /// Every destination of `family`.
+    #[must_use]
+    pub fn default_of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::DEFAULT_V4,
+            Family::V6 => Self::DEFAULT_V6,
+        }
+    }
+
+    #[must_use]
+    pub fn family(self) -> Family {
+        Family::of(self.address)
+    }
 
     #[must_use]
     pub fn address(self) -> IpAddr {
@@ -52,6 +70,12 @@ fn bits(address: IpAddr) -> u8 {
 
 impl From<Ipv4Net> for IpPrefix {
     fn from(net: Ipv4Net) -> Self {
+        Self::new(net.network(), net.length())
+    }
+}
+
+impl From<IpNet> for IpPrefix {
+    fn from(net: IpNet) -> Self {
         Self::new(net.network(), net.length())
     }
 }

@@ -1,10 +1,15 @@
 //! Policy routing rules (`ip rule`): what we install and what we read back (spec 04 §1.1, §19).
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::prefix::IpPrefix;
 use crate::table;
 
+/// Priority of the kernel's own `from all lookup local`.
+pub const PRIORITY_LOCAL: u32 = 0;
+/// Priority of `from all lookup local` where branch interfaces are strict: their rules come first.
+pub const PRIORITY_LOCAL_STRICT: u32 = 20;
 /// Priority of `to <pod> lookup main`.
 pub const PRIORITY_TO_POD: u32 = 512;
 /// Priority of `fwmark <m>/<m> lookup main`.
@@ -16,13 +21,24 @@ pub const PRIORITY_FROM_POD: u32 = 1536;
 /// Priority of `from <primary address of an interface> lookup <its table>`.
 pub const PRIORITY_FROM_INTERFACE: u32 = 32_765;
 
-/// Address family of a rule that names no address.
+/// Address family: of a node's pods, or of a rule that names no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Family {
     #[default]
     V4,
     V6,
 }
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// ICMPv6's number among the IP protocols.
+const IPPROTO_ICMPV6: u8 = 58;
 
 /// A mark and its mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +56,8 @@ pub struct Rule {
     pub from: Option<IpPrefix>,
     pub to: Option<IpPrefix>,
     pub fwmark: Option<FwMark>,
+    /// Number of the IP protocol it is about.
+    pub ip_protocol: Option<u8>,
     /// Used when neither `from` nor `to` tells the family.
     pub family: Family,
     /// It has selectors or an action we do not know: never ours.
@@ -48,17 +66,26 @@ pub struct Rule {
 
 impl Rule {
     fn new(priority: u32, table: u32) -> Self {
-        Self { priority, table, from: None, to: None, fwmark: None, family: Family::V4, foreign: false }
+        Self {
+            priority,
+            table,
+            from: None,
+            to: None,
+            fwmark: None,
+            ip_protocol: None,
+            family: Family::V4,
+            foreign: false,
+        }
     }
 
     #[must_use]
     pub fn from(priority: u32, from: IpPrefix, table: u32) -> Self {
-        Self { from: Some(from), family: family_of(from), ..Self::new(priority, table) }
+        Self { from: Some(from), family: from.family(), ..Self::new(priority, table) }
     }
 
     #[must_use]
     pub fn to(priority: u32, to: IpPrefix, table: u32) -> Self {
-        Self { to: Some(to), family: family_of(to), ..Self::new(priority, table) }
+        Self { to: Some(to), family: to.family(), ..Self::new(priority, table) }
     }
 
     /// `to <pod> lookup main`.
@@ -76,13 +103,32 @@ impl Rule {
     /// `fwmark <m>/<m> lookup main`.
     #[must_use]
     pub fn marked(mark: u32) -> Self {
-        Self { fwmark: Some(FwMark { mark, mask: mark }), ..Self::new(PRIORITY_FWMARK, table::MAIN) }
+        Self::marked_in(Family::V4, mark)
+    }
+
+    /// `fwmark <m>/<m> lookup main` of a family.
+    #[must_use]
+    pub fn marked_in(family: Family, mark: u32) -> Self {
+        Self { fwmark: Some(FwMark { mark, mask: mark }), family, ..Self::new(PRIORITY_FWMARK, table::MAIN) }
+    }
+
+    /// `from all lookup local`.
+    #[must_use]
+    pub fn local(family: Family, priority: u32) -> Self {
+        Self { family, ..Self::new(priority, table::LOCAL) }
+    }
+
+    /// `from fe80:ec2::1 ipproto ipv6-icmp lookup local`: neighbour discovery of the VPC's router reaches branch
+    /// interfaces (spec 04 §8.2 step 5).
+    #[must_use]
+    pub fn router_discovery() -> Self {
+        let router = IpPrefix::host(VPC_ROUTER_V6);
+        Self { ip_protocol: Some(IPPROTO_ICMPV6), ..Self::from(PRIORITY_LOCAL, router, table::LOCAL) }
     }
 }
 
-fn family_of(prefix: IpPrefix) -> Family {
-    if prefix.address().is_ipv4() { Family::V4 } else { Family::V6 }
-}
+/// The gateway of every IPv6 subnet of a VPC.
+pub const VPC_ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0xec2, 0, 0, 0, 0, 0, 1);
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,6 +142,9 @@ impl fmt::Display for Rule {
         }
         if let Some(FwMark { mark, mask }) = self.fwmark {
             write!(f, " fwmark {mark:#x}/{mask:#x}")?;
+        }
+        if let Some(protocol) = self.ip_protocol {
+            write!(f, " ipproto {protocol}")?;
         }
         write!(f, " lookup {}", self.table)
     }

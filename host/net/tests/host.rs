@@ -9,29 +9,32 @@ use std::time::{Duration, Instant};
 use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
 use reservoir_net::links::{self, LinkEvent};
+use reservoir_net::rule::Family;
 use reservoir_net::{Error, MacAddr, pods, table};
 use support::Namespace;
 
 const PRIMARY: &str = "02:00:00:00:00:01";
 const SECONDARY: &str = "02:00:00:00:00:02";
 const SECONDARY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 100, 20);
-const CONFIG: HostConfig =
-    HostConfig { mtu: 1500, node_port: true, external_snat: false, mark: 0x80, disable_tcp_early_demux: false };
+const CONFIG: HostConfig = HostConfig {
+    mtu: 1500,
+    node_port: true,
+    external_snat: false,
+    mark: 0x80,
+    disable_tcp_early_demux: false,
+    family: Family::V4,
+    v6_egress: false,
+    strict_branches: false,
+};
 
 fn mac(text: &str) -> MacAddr {
     text.parse().unwrap()
 }
 
-/// An interface as EC2 attaches one: there, but down and without an address.
-fn attach(node: &Namespace, name: &str, mac: &str) {
-    node.ip(&format!("link add {name} address {mac} type veth peer name {name}-far"));
-    node.ip(&format!("link set {name}-far up"));
-}
-
 fn eni_setup() -> EniSetup {
     EniSetup {
         mac: mac(SECONDARY),
-        primary_ip: SECONDARY_IP,
+        primary_ip: SECONDARY_IP.into(),
         subnet: "10.0.96.0/19".parse().unwrap(),
         mtu: 1400,
         table: table::of_interface(0, 1),
@@ -43,7 +46,7 @@ fn eni_setup() -> EniSetup {
 #[test]
 fn host_set_up_makes_the_mark_rule_and_a_second_run_changes_nothing() {
     let Some(node) = Namespace::new("host_set_up_makes_the_mark_rule") else { return };
-    attach(&node, "eth0", PRIMARY);
+    node.attach("eth0", PRIMARY);
     let link = node.run(|| host::set_up(&CONFIG, mac(PRIMARY))).unwrap();
     assert_eq!(link.name, "eth0");
     assert!(node.ip("rule show").contains("1024:\tfrom all fwmark 0x80/0x80 lookup main\n"));
@@ -61,7 +64,7 @@ fn host_set_up_makes_the_mark_rule_and_a_second_run_changes_nothing() {
 #[test]
 fn eni_set_up_makes_what_the_specification_shows() {
     let Some(node) = Namespace::new("eni_set_up_makes_what_the_specification_shows") else { return };
-    attach(&node, "eth1", SECONDARY);
+    node.attach("eth1", SECONDARY);
     let link = node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
     assert_eq!(link.name, "eth1");
     assert_eq!(node.ip("route show table 2"), "default via 10.0.96.1 dev eth1\n10.0.96.1 dev eth1 scope link\n");
@@ -74,7 +77,7 @@ fn eni_set_up_makes_what_the_specification_shows() {
 #[test]
 fn eni_set_up_again_never_takes_a_route_away() {
     let Some(node) = Namespace::new("eni_set_up_again_never_takes_a_route_away") else { return };
-    attach(&node, "eth1", SECONDARY);
+    node.attach("eth1", SECONDARY);
     node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
     node.ip("route add 10.9.0.0/16 dev eth1 table 2");
     let before = node.state();
@@ -94,7 +97,7 @@ fn eni_set_up_again_never_takes_a_route_away() {
 #[test]
 fn eni_tear_down_removes_its_rules_only() {
     let Some(node) = Namespace::new("eni_tear_down_removes_its_rules_only") else { return };
-    attach(&node, "eth1", SECONDARY);
+    node.attach("eth1", SECONDARY);
     let before = node.ip("rule show");
     node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
     node.ip("rule add from 10.0.100.20 priority 77 lookup 9");
@@ -107,6 +110,76 @@ fn eni_tear_down_removes_its_rules_only() {
 }
 
 #[test]
+fn ipv6_eni_set_up_makes_what_the_specification_shows_and_a_second_run_writes_nothing() {
+    let Some(node) = Namespace::new("ipv6_eni_set_up") else { return };
+    node.attach("eth1", SECONDARY);
+    let primary = "2600:1f14:abc:d00::20".parse().unwrap();
+    let choice = node.run(|| eni::choose_table(1, 1, primary, 8)).unwrap();
+    assert_eq!((choice.table, choice.rule_configured), (10_101, false));
+    let subnet = "2600:1f14:abc:d00::/64".parse().unwrap();
+    let setup = EniSetup { primary_ip: primary, subnet, table: choice.table, ..eni_setup() };
+    node.ip("-6 addr add 2600:1f14:abc:d00::99/64 dev eth1");
+    let written = node.writes(|| drop(node.run(|| eni::set_up(&setup, Duration::ZERO)).unwrap()));
+    assert!(written.contains("table 10101") && written.contains("32765:"), "{written}");
+    assert_eq!(
+        node.ip("-6 route show table 10101"),
+        "fe80:ec2::1 dev eth1 metric 1024 pref medium\ndefault via fe80:ec2::1 dev eth1 metric 1024 pref medium\n"
+    );
+    assert!(!node.ip("-6 route show").contains("2600:"), "the connected route is gone");
+    assert!(node.ip("-6 rule show").contains("32765:\tfrom 2600:1f14:abc:d00::20 lookup 10101\n"));
+    let addresses = node.ip("-6 addr show eth1");
+    assert!(addresses.contains("2600:1f14:abc:d00::20/64") && addresses.contains("fe80::"), "{addresses}");
+    assert!(!addresses.contains("d00::99"), "{addresses}");
+
+    let before = node.state();
+    let written = node.writes(|| drop(node.run(|| eni::set_up(&setup, Duration::ZERO)).unwrap()));
+    assert_eq!(written, "");
+    assert_eq!(node.state(), before);
+
+    // What was set up by an image or an older version is found again.
+    let choice = node.run(|| eni::choose_table(1, 1, primary, 8)).unwrap();
+    assert_eq!((choice.table, choice.rule_configured), (10_101, true));
+    node.run(|| eni::tear_down(primary)).unwrap();
+    assert!(!node.ip("-6 rule show").contains("10101"));
+}
+
+#[test]
+fn ipv6_host_set_up_keeps_to_its_family() {
+    let Some(node) = Namespace::new("ipv6_host_set_up") else { return };
+    node.attach("eth0", PRIMARY);
+    let ipv4 = node.ip("rule show");
+    let config = HostConfig { family: Family::V6, ..CONFIG };
+    node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap();
+    assert_eq!(node.ip("rule show"), ipv4);
+    assert!(node.ip("-6 rule show").contains("1024:\tfrom all fwmark 0x80/0x80 lookup main\n"));
+    for (key, value) in [("all/forwarding", "1"), ("eth0/accept_ra", "2"), ("all/disable_ipv6", "0")] {
+        assert_eq!(node.command("cat", &format!("/proc/sys/net/ipv6/conf/{key}")).trim(), value, "{key}");
+    }
+    assert_eq!(node.writes(|| drop(node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap())), "");
+}
+
+#[test]
+fn strict_branches_put_the_local_lookup_behind_theirs_and_back() {
+    let Some(node) = Namespace::new("strict_branches_put_the_local_lookup") else { return };
+    node.attach("eth0", PRIMARY);
+    for (family, flag) in [(Family::V4, "-4"), (Family::V6, "-6")] {
+        let ordinary = HostConfig { family, ..CONFIG };
+        let strict = HostConfig { strict_branches: true, ..ordinary.clone() };
+        node.run(|| host::set_up(&ordinary, mac(PRIMARY))).unwrap();
+        let before = node.ip(&format!("{flag} rule show"));
+        node.run(|| host::set_up(&strict, mac(PRIMARY))).unwrap();
+        let rules = node.ip(&format!("{flag} rule show"));
+        assert!(rules.contains("20:\tfrom all lookup local\n"), "{rules}");
+        assert!(!rules.contains("0:\tfrom all lookup local\n20"), "{rules}");
+        let discovery = "0:\tfrom fe80:ec2::1 ipproto ipv6-icmp lookup local\n";
+        assert_eq!(rules.starts_with(discovery), family == Family::V6, "{rules}");
+        assert_eq!(node.writes(|| drop(node.run(|| host::set_up(&strict, mac(PRIMARY))).unwrap())), "");
+        node.run(|| host::set_up(&ordinary, mac(PRIMARY))).unwrap();
+        assert_eq!(node.ip(&format!("{flag} rule show")), before);
+    }
+}
+
+#[test]
 fn a_late_interface_is_noticed_at_once_and_a_missing_one_is_named() {
     let Some(node) = Namespace::new("a_late_interface_is_noticed_at_once") else { return };
     let started = Instant::now();
@@ -116,7 +189,7 @@ fn a_late_interface_is_noticed_at_once_and_a_missing_one_is_named() {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| node.run(|| links::wait_for_mac(mac(SECONDARY), Duration::from_secs(20))));
         thread::sleep(Duration::from_millis(100));
-        attach(&node, "eth1", SECONDARY);
+        node.attach("eth1", SECONDARY);
         assert_eq!(waiting.join().unwrap().unwrap().name, "eth1");
     });
 }
@@ -128,7 +201,7 @@ fn watchers_hear_of_interfaces_that_come_and_go() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut watcher = links::watch().unwrap();
-            attach(&node, "eth1", SECONDARY);
+            node.attach("eth1", SECONDARY);
             node.ip("link delete eth1");
             let mut seen = Vec::new();
             loop {
@@ -152,7 +225,7 @@ fn watchers_hear_of_interfaces_that_come_and_go() {
 #[test]
 fn pods_are_found_pruned_and_refreshed() {
     let Some(node) = Namespace::new("pods_are_found_pruned_and_refreshed") else { return };
-    attach(&node, "eni1", "02:00:00:00:00:09");
+    node.attach("eni1", "02:00:00:00:00:09");
     node.ip("link set eni1 up");
     node.ip("route add 10.0.97.31 dev eni1 scope link");
     for rule in [
@@ -165,9 +238,9 @@ fn pods_are_found_pruned_and_refreshed() {
         node.ip(&format!("rule add {rule}"));
     }
     let (live, stale) = (Ipv4Addr::new(10, 0, 97, 31), Ipv4Addr::new(10, 0, 97, 32));
-    let shown = node.run(pods::shown).unwrap();
+    let shown = node.run(|| pods::shown(Family::V4)).unwrap();
     let summary: Vec<_> = shown.iter().map(|p| (p.address, p.host_veth.as_deref(), p.table)).collect();
-    assert_eq!(summary, [(live, Some("eni1"), 2), (stale, None, 3)]);
+    assert_eq!(summary, [(live.into(), Some("eni1"), 2), (stale.into(), None, 3)]);
 
     assert_eq!(node.run(|| pods::traces(live)).unwrap().len(), 4);
     assert_eq!(node.run(|| pods::traces(stale)).unwrap().len(), 2);

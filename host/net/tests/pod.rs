@@ -246,3 +246,106 @@ fn eight_adds_at_once_in_one_node() {
         node.run(|| pod::check(setup)).unwrap();
     }
 }
+
+fn interface_v6(name: &str, host_veth: &str, address: &str, table: u32) -> PodInterface {
+    let address = address.parse().unwrap();
+    PodInterface { name: name.to_owned(), host_veth: host_veth.to_owned(), address, table }
+}
+
+#[test]
+fn an_ipv6_pod_gets_what_the_specification_shows_and_del_leaves_nothing() {
+    let Some(node) = Namespace::new("an_ipv6_pod_gets_what_the_specification_shows") else { return };
+    let pod_ns = Namespace::new("pod").unwrap();
+    // As container runtimes leave it.
+    for interface in ["all", "default"] {
+        pod_ns.command("sysctl", &format!("-q -w net.ipv6.conf.{interface}.disable_ipv6=1"));
+    }
+    let before = node.state();
+    let address = "2600:1f14:abc:d00:5c1e::4";
+    let setup = PodSetup { interfaces: vec![interface_v6("eth0", VETH, address, 10_101)], ..setup(&pod_ns) };
+    let links = node.run(|| pod::set_up(&setup)).unwrap();
+    let mac = links[0].host.mac.unwrap().to_string();
+
+    assert_eq!(
+        pod_ns.ip("-6 route show"),
+        format!(
+            "{address} dev eth0 proto kernel metric 256 pref medium\n\
+             fe80::1 dev eth0 metric 1024 pref medium\n\
+             fe80::/64 dev eth0 proto kernel metric 256 pref medium\n\
+             default via fe80::1 dev eth0 metric 1024 pref medium\n"
+        )
+    );
+    assert_eq!(pod_ns.ip("-6 neigh show"), format!("fe80::1 dev eth0 lladdr {mac} PERMANENT\n"));
+    assert!(!pod_ns.ip("-6 addr show eth0").contains("tentative"));
+    assert_eq!(node.ip("-6 route show 2600::/16"), "");
+    assert_eq!(node.ip(&format!("-6 route show {address}")), format!("{address} dev {VETH} metric 1024 pref medium\n"));
+    let rules = node.ip("-6 rule show");
+    assert!(rules.contains(&format!("512:\tfrom all to {address} lookup main\n")), "{rules}");
+    assert!(rules.contains(&format!("1536:\tfrom {address} lookup 10101\n")), "{rules}");
+    node.run(|| pod::check(&setup)).unwrap();
+
+    let pod = [PodAddress { address: address.parse().unwrap(), table: 10_101 }];
+    node.run(|| pod::tear_down(&pod)).unwrap();
+    node.run(|| pod::tear_down(&pod)).unwrap();
+    drop(pod_ns);
+    wait_until_gone(&node, VETH);
+    assert_eq!(node.state(), before);
+}
+
+#[test]
+fn packets_flow_between_node_and_ipv6_pod() {
+    let Some(node) = Namespace::new("packets_flow_between_node_and_ipv6_pod") else { return };
+    let pod_ns = Namespace::new("pod").unwrap();
+    let address = "2600:1f14:abc:d00:5c1e::4";
+    let interfaces = vec![interface_v6("eth0", VETH, address, 254)];
+    node.run(|| pod::set_up(&PodSetup { interfaces, ..setup(&pod_ns) })).unwrap();
+    node.ip("-6 addr add 2600:1f14:abc:d00::10/128 dev lo nodad");
+    let address: IpAddr = address.parse().unwrap();
+    let listener = pod_ns.run(|| TcpListener::bind((address, 0))).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut node_end = node.run(|| TcpStream::connect((address, port))).unwrap();
+    let (mut pod_end, peer) = listener.accept().unwrap();
+    assert_eq!(peer.ip().to_string(), "2600:1f14:abc:d00::10");
+    node_end.write_all(b"to the pod").unwrap();
+    let mut received = [0; 10];
+    pod_end.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"to the pod");
+}
+
+#[test]
+fn check_of_a_pod_with_several_interfaces_names_what_is_missing_of_each() {
+    let Some(node) = Namespace::new("check_of_a_pod_with_several_interfaces") else { return };
+    let pod_ns = Namespace::new("pod").unwrap();
+    let interfaces = vec![
+        interface_v6("eth0", VETH, "2600::4", 254),
+        interface_v6("mNicIf1", "eni1", "2600::5", 10_101),
+        interface("mNicIf2", "eni2", 40, 10_201),
+    ];
+    let setup = PodSetup { interfaces, ..setup(&pod_ns) };
+    node.run(|| pod::set_up(&setup)).unwrap();
+    // The MTU of the configuration may have changed since (spec 04 §2.2).
+    node.run(|| pod::check(&PodSetup { mtu: 1400, ..setup.clone() })).unwrap();
+    assert!(pod_ns.ip("-6 rule show").contains("1:\tfrom 2600::5 lookup 1\n"));
+    assert!(pod_ns.ip("rule show").contains("1:\tfrom 10.0.97.40 lookup 2\n"));
+    pod_ns.ip("-6 rule del from 2600::5 lookup 1");
+    pod_ns.ip("-6 neigh del fe80::1 dev eth0");
+    pod_ns.ip("route del default table 2");
+    node.ip("-6 rule del from 2600::5 lookup 10101");
+    let Err(Error::Differs(found)) = node.run(|| pod::check(&setup)) else { panic!("no difference") };
+    assert_eq!(found.len(), 4, "{found:?}");
+    let addresses: Vec<PodAddress> =
+        setup.interfaces.iter().map(|i| PodAddress { address: i.address, table: i.table }).collect();
+    node.run(|| pod::tear_down(&addresses)).unwrap();
+    for family in ["-4", "-6"] {
+        let left = node.ip(&format!("{family} rule show"));
+        assert!(!left.contains("512:") && !left.contains("1536:"), "{left}");
+    }
+}
+
+#[test]
+fn an_mtu_too_small_for_ipv6_is_named() {
+    let interfaces = vec![interface_v6("eth0", VETH, "2600::4", 254)];
+    let setup = PodSetup { netns: "/var/run/netns/not-there".into(), mtu: 1279, interfaces };
+    let error = pod::set_up(&setup).unwrap_err().to_string();
+    assert!(error.contains("MTU 1279 is not between 1280 and 9001 for IPv6"), "{error}");
+}

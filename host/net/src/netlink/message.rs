@@ -227,6 +227,7 @@ fn new_route(route: &Route, index: Option<u32>) -> RouteMessage {
     message.header.scope = match route.scope {
         Scope::Universe => RouteScope::Universe,
         Scope::Link => RouteScope::Link,
+        Scope::Nowhere => RouteScope::NoWhere,
     };
     match u8::try_from(route.table) {
         Ok(table) => message.header.table = table,
@@ -259,6 +260,7 @@ fn rule_message(rule: &Rule, action: RuleAction) -> RuleMessage {
         message.header.dst_len = to.length();
         message.attributes.push(RuleAttribute::Destination(to.address()));
     }
+    message.attributes.extend(rule.ip_protocol.map(|p| RuleAttribute::IpProtocol(p.into())));
     if let Some(fwmark) = rule.fwmark {
         message.attributes.push(RuleAttribute::FwMark(fwmark.mark));
         message.attributes.push(RuleAttribute::FwMask(fwmark.mask));

@@ -12,6 +12,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
 const IFA_F_SECONDARY: u8 = 1;
+const IFA_F_DADFAILED: u8 = 8;
+const IFA_F_TENTATIVE: u8 = 0x40;
 const FR_ACT_TO_TBL: u8 = 1;
 const RT_SCOPE_LINK: u8 = 253;
 const NUD_PERMANENT: u16 = 0x80;
@@ -37,6 +39,8 @@ pub struct AddressInfo {
     pub address: IpPrefix,
     /// Goes away with the first address of its subnet.
     pub secondary: bool,
+    /// Not yet usable, or a duplicate: IPv6 only.
+    pub tentative: bool,
 }
 
 /// A route.
@@ -44,6 +48,7 @@ pub struct AddressInfo {
 pub struct RouteInfo {
     pub destination: IpPrefix,
     pub table: u32,
+    /// The destination is on the link. IPv6 has no scopes: there it is a route without gateway.
     pub on_link: bool,
     pub device_index: Option<u32>,
     pub gateway: Option<IpAddr>,
@@ -95,7 +100,9 @@ pub fn address(payload: &[u8]) -> Option<AddressInfo> {
     Some(AddressInfo {
         index: u32_of(&header[4..8])?,
         address: IpPrefix::new(local.or(remote)?, header[1]),
-        secondary: header[2] & IFA_F_SECONDARY != 0,
+        // The same bit means "temporary" for IPv6, where no address goes with another.
+        secondary: header[0] == AF_INET && header[2] & IFA_F_SECONDARY != 0,
+        tentative: header[2] & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0,
     })
 }
 
@@ -121,7 +128,7 @@ pub fn route(payload: &[u8]) -> Option<RouteInfo> {
     Some(RouteInfo {
         destination: IpPrefix::new(destination, header[1]),
         table,
-        on_link: header[6] == RT_SCOPE_LINK,
+        on_link: if header[0] == AF_INET { header[6] == RT_SCOPE_LINK } else { gateway.is_none() },
         device_index,
         gateway,
         source,
@@ -140,6 +147,7 @@ pub fn rule(payload: &[u8]) -> Option<Rule> {
     let (to_length, from_length, tos, action) = (header[1], header[2], header[3], header[7]);
     let mut table = u32::from(header[4]);
     let (mut priority, mut from, mut to, mut mark, mut mask) = (0, None, None, None, u32::MAX);
+    let mut ip_protocol = None;
     let mut foreign = action != FR_ACT_TO_TBL || tos != 0 || u32_of(&header[8..12])? & 0x2 != 0;
     each(&payload[12..], |kind, value| match kind {
         1 => to = ip(value).map(|a| IpPrefix::new(a, to_length)),
@@ -148,13 +156,14 @@ pub fn rule(payload: &[u8]) -> Option<Rule> {
         10 => mark = u32_of(value),
         15 => table = u32_of(value).unwrap_or(table),
         16 => mask = u32_of(value).unwrap_or(u32::MAX),
+        22 => ip_protocol = value.first().copied(),
         // Suppressors are always sent and usually -1; the protocol and padding select nothing.
         13 | 14 => foreign |= u32_of(value) != Some(u32::MAX),
         18 | 21 => {}
         _ => foreign = true,
     });
     let fwmark = mark.map(|mark| FwMark { mark, mask });
-    Some(Rule { priority, table, from, to, fwmark, family, foreign })
+    Some(Rule { priority, table, from, to, fwmark, ip_protocol, family, foreign })
 }
 
 /// Reads an `ndmsg`.

@@ -18,11 +18,14 @@ pub fn check(setup: &PodSetup) -> Result<(), Error> {
     validate(setup)?;
     let mut kernel = Kernel::host()?;
     kernel.enter(&Netns::open(&setup.netns)?)?;
-    let host_rules = kernel.rules(Side::Host, Family::V4)?;
+    let mut host_rules = kernel.rules(Side::Host, Family::V4)?;
+    if setup.interfaces.iter().any(|i| i.address.is_ipv6()) {
+        host_rules.extend(kernel.rules(Side::Host, Family::V6)?);
+    }
     let mut differences = Vec::new();
     for (index, interface) in setup.interfaces.iter().enumerate() {
         let mut look = Look { kernel: &mut kernel, interface, differences: &mut differences };
-        if let Some((host, container)) = look.links(setup.mtu)? {
+        if let Some((host, container)) = look.links()? {
             look.container(index, &host, &container)?;
             look.host(&host, &host_rules)?;
         }
@@ -43,15 +46,18 @@ impl Look<'_> {
         }
     }
 
+    fn family(&self) -> Family {
+        Family::of(self.interface.address)
+    }
+
     /// Both ends, if both are there.
-    fn links(&mut self, mtu: u32) -> Result<Option<(LinkInfo, LinkInfo)>, Error> {
+    fn links(&mut self) -> Result<Option<(LinkInfo, LinkInfo)>, Error> {
         let interface = self.interface;
         let mut ends = Vec::new();
         for (side, name) in [(Side::Host, &interface.host_veth), (Side::Container, &interface.name)] {
             match self.kernel.link(side, name) {
                 Ok(link) => {
                     self.expect(link.up, |_| format!("interface {name} is down"));
-                    self.expect(link.mtu == mtu, |_| format!("interface {name} has MTU {}, not {mtu}", link.mtu));
                     ends.push(link);
                 }
                 Err(Error::LinkNotFound { .. }) => self.differences.push(format!("interface {name} is missing")),
@@ -62,25 +68,32 @@ impl Look<'_> {
         self.expect(container.peer_index == Some(host.index), |i| {
             format!("{} in the pod is not the other end of {}", i.name, i.host_veth)
         });
+        // Which MTU is the configuration of another day; that both ends have the same is for ever.
+        self.expect(container.mtu == host.mtu, |i| {
+            format!("{} has MTU {}, but {} has {}", i.name, container.mtu, i.host_veth, host.mtu)
+        });
         Ok(Some((host, container)))
     }
 
     fn container(&mut self, index: usize, host: &LinkInfo, container: &LinkInfo) -> Result<(), Error> {
         let own = IpPrefix::host(self.interface.address);
-        let gateway = gateway(index, true);
+        let family = self.family();
+        let gateway = gateway(index, family == Family::V4);
         let own_table = u32::try_from(index).ok().filter(|&i| i > 0);
         let table = own_table.unwrap_or(table::MAIN);
 
-        let addresses = self.kernel.addresses(Side::Container, Family::V4, container.index)?;
-        self.expect(addresses.iter().any(|a| a.address == own), |i| format!("{} does not have address {own}", i.name));
+        let addresses = self.kernel.addresses(Side::Container, family, container.index)?;
+        let found = addresses.iter().find(|a| a.address == own);
+        self.expect(found.is_some(), |i| format!("{} does not have address {own}", i.name));
+        self.expect(found.is_none_or(|a| !a.tentative), |i| format!("address {own} of {} is a duplicate", i.name));
 
-        let routes = self.kernel.routes(Side::Container, Family::V4, table, Some(container.index))?;
+        let routes = self.kernel.routes(Side::Container, family, table, Some(container.index))?;
         let to_gateway = |r: &RouteInfo| r.destination == IpPrefix::host(gateway) && r.on_link;
         self.expect(routes.iter().any(to_gateway), |i| format!("{} has no route to its gateway {gateway}", i.name));
-        let default = |r: &RouteInfo| r.destination == IpPrefix::DEFAULT_V4 && r.gateway == Some(gateway);
+        let default = |r: &RouteInfo| r.destination == IpPrefix::default_of(family) && r.gateway == Some(gateway);
         self.expect(routes.iter().any(default), |i| format!("{} has no default route via {gateway}", i.name));
 
-        let neighbours = self.kernel.neighbours(Side::Container, Family::V4)?;
+        let neighbours = self.kernel.neighbours(Side::Container, family)?;
         let entry = neighbours.iter().find(|n| n.device_index == container.index && n.address == gateway);
         self.expect(entry.is_some_and(|n| n.permanent && Some(n.mac) == host.mac), |i| {
             format!("{} has no permanent neighbour {gateway} with the address of {}", i.name, i.host_veth)
@@ -88,7 +101,7 @@ impl Look<'_> {
 
         if let Some(table) = own_table {
             let rule = Rule::from(1, own, table);
-            let rules = self.kernel.rules(Side::Container, Family::V4)?;
+            let rules = self.kernel.rules(Side::Container, family)?;
             self.expect(rules.contains(&rule), |_| format!("rule \"{rule}\" is missing in the pod"));
         }
         Ok(())
@@ -96,7 +109,7 @@ impl Look<'_> {
 
     fn host(&mut self, host: &LinkInfo, rules: &[Rule]) -> Result<(), Error> {
         let own = IpPrefix::host(self.interface.address);
-        let routes = self.kernel.routes(Side::Host, Family::V4, table::MAIN, Some(host.index))?;
+        let routes = self.kernel.routes(Side::Host, self.family(), table::MAIN, Some(host.index))?;
         self.expect(routes.iter().any(|r| r.destination == own && r.on_link), |i| {
             format!("the host has no route to {own} over {}", i.host_veth)
         });

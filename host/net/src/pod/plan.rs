@@ -1,6 +1,7 @@
 //! What is done for a pod, as plain values.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -10,6 +11,9 @@ use crate::plan::{Op, Route, Step, VethPair};
 use crate::prefix::IpPrefix;
 use crate::rule::Rule;
 use crate::table;
+
+/// How long duplicate address detection may take (spec 04 §4.2 step 10); it takes one to two seconds.
+const DAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The steps for one interface of a pod, in order. On a failure in `prepare` or `create` nothing is left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,9 +80,14 @@ fn container_steps(name: &str, host_veth: &str, address: IpAddr, index: usize, h
             .context(format!("setup NS network: failed to set host link {host_veth:?} up")),
         Step::container(Op::LinkUp { device: device() })
             .context(format!("setup NS network: failed to set link {name:?} up")),
+    ];
+    if !address.is_ipv4() {
+        steps.extend(enable_ipv6(name));
+    }
+    steps.push(
         Step::container(Op::RouteReplace(Route::on_link(IpPrefix::host(gateway), name, table)))
             .context("setup NS network: failed to add default gateway"),
-    ];
+    );
     if let Some(table) = own_table {
         let rule = Rule::from(1, own, table);
         steps.push(
@@ -95,7 +104,23 @@ fn container_steps(name: &str, host_veth: &str, address: IpAddr, index: usize, h
         Step::container(Op::NeighbourAdd { device: device(), address: gateway, mac: host_mac })
             .context("setup NS network: failed to add static ARP"),
     ]);
+    if !address.is_ipv4() {
+        steps.push(
+            Step::container(Op::WaitDad { device: device(), timeout: DAD_TIMEOUT })
+                .context("setup NS network: failed while waiting for v6 addresses to be stable"),
+        );
+    }
     steps
+}
+
+/// Runtimes turn IPv6 off in new namespaces (spec 04 §4.2 step 4).
+fn enable_ipv6(name: &str) -> [Step; 2] {
+    [(name, "container veth interface"), ("lo", "container's lo interface")].map(|(device, what)| {
+        let key = format!("net/ipv6/conf/{device}/disable_ipv6");
+        Step::container(Op::Sysctl { key, value: "0" })
+            .tolerate(&[Errno::NOENT])
+            .context(format!("setupVeth network: failed to enable IPv6 on {what}"))
+    })
 }
 
 fn host_steps(host_veth: &str, address: IpPrefix, table: u32) -> Vec<Step> {

@@ -1,9 +1,12 @@
 //! Network namespaces for tests, and `ip` as a witness that is not our own code.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use reservoir_net::netns::Netns;
 
@@ -55,8 +58,52 @@ impl Namespace {
     pub fn state(&self) -> String {
         let links = self.ip("-o link show");
         let names: String = links.lines().filter_map(|l| l.split(": ").nth(1)).map(|n| format!("{n}\n")).collect();
-        [names, self.ip("rule show"), self.ip("route show table all type unicast"), self.ip("neigh show nud permanent")]
-            .concat()
+        [
+            names,
+            self.ip("rule show"),
+            self.ip("-6 rule show"),
+            self.ip("route show table all type unicast"),
+            self.ip("-6 route show table all type unicast"),
+            self.ip("neigh show nud permanent"),
+        ]
+        .concat()
+    }
+
+    /// What the kernel tells of changes of links, addresses, routes and rules inside while `work` runs.
+    pub fn writes(&self, work: impl FnOnce()) -> String {
+        let mut monitor = Command::new("ip")
+            .args(["-n", &self.name, "monitor", "link", "address", "route", "rule"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It listens when it has subscribed to all groups: a change of ours before and after tells.
+        let output = BufReader::new(monitor.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        let reader = std::thread::spawn(move || output.lines().map_while(Result::ok).all(|l| sender.send(l).is_ok()));
+        let mark = |number: u32| {
+            for _ in 0..200 {
+                self.ip(&format!("rule add to 192.0.2.{number} priority 31000 lookup main"));
+                self.ip(&format!("rule del to 192.0.2.{number} priority 31000 lookup main"));
+                if let Ok(line) = lines.recv_timeout(Duration::from_millis(50)) {
+                    return std::iter::once(line).chain(lines.try_iter()).collect::<Vec<_>>();
+                }
+            }
+            panic!("ip monitor is silent");
+        };
+        mark(1);
+        work();
+        let mut seen = mark(2);
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+        reader.join().unwrap();
+        seen.extend(lines.try_iter());
+        seen.iter().filter(|l| !l.contains("192.0.2.")).map(|l| format!("{l}\n")).collect()
+    }
+
+    /// An interface as EC2 attaches one: there, but down and without an address.
+    pub fn attach(&self, name: &str, mac: &str) {
+        self.ip(&format!("link add {name} address {mac} type veth peer name {name}-far"));
+        self.ip(&format!("link set {name}-far up"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Our steps in the words of the vectors.
 
 use reservoir_net::Errno;
-use reservoir_net::plan::{Op, Route, Side, Step, Tolerate};
+use reservoir_net::plan::{Op, Route, Scope, Side, Step, Tolerate};
 use reservoir_net::rule::{Family, Rule};
 use serde_json::{Value, json};
 
@@ -21,6 +21,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::RuleDel(_) => "rule_del",
         Op::NeighbourAdd { .. } => "neigh_add",
         Op::Sysctl { .. } => "sysctl",
+        Op::WaitDad { .. } => "wait_dad",
     }
 }
 
@@ -42,6 +43,9 @@ pub(super) fn step(step: &Step, in_pod: bool) -> Value {
             json!({"dev": device, "ip": address, "lladdr": mac.to_string(), "state": "permanent"})
         }
         Op::Sysctl { key, value } => json!({"key": key, "value": value}),
+        Op::WaitDad { device, timeout } => {
+            json!({"dev": device, "timeout_ms": u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)})
+        }
     };
     value["op"] = name(&step.op).into();
     if in_pod && step.side == Side::Host {
@@ -79,9 +83,10 @@ fn errno(errno: Errno) -> &'static str {
 }
 
 fn route(route: &Route) -> Value {
-    let mut value = json!({
-        "dst": route.destination.to_string(), "table": route.table, "scope": route.scope.to_string(),
-    });
+    let mut value = json!({"dst": route.destination.to_string(), "table": route.table});
+    if route.scope != Scope::Nowhere {
+        value["scope"] = route.scope.to_string().into();
+    }
     if let Some(device) = &route.device {
         value["dev"] = device.as_str().into();
     }

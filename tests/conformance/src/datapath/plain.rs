@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use reservoir_core::ip::Ipv4Net;
 use reservoir_net::iptables::{Mode, Version};
-use reservoir_net::rule::Rule;
+use reservoir_net::rule::{Family, Rule};
 use reservoir_net::{IpPrefix, names, pod, table};
 use serde_json::{Value, json};
 
@@ -91,8 +91,14 @@ pub(super) fn rule(value: &Value) -> Option<Rule> {
     let mut rule = match (prefix("from"), prefix("to")) {
         (Some(from), to) => Rule { to, ..Rule::from(priority, from, table) },
         (None, Some(to)) => Rule::to(priority, to, table),
-        (None, None) => Rule { priority, table, ..Rule::marked(0) },
+        (None, None) => Rule { priority, table, fwmark: None, ..Rule::marked(0) },
     };
+    if value["family"] == 6 {
+        rule.family = Family::V6;
+    }
+    if let Some(protocol) = value["ipproto"].as_u64() {
+        rule.ip_protocol = u8::try_from(protocol).ok();
+    }
     if let Some((mark, _)) = value["fwmark"].as_str().and_then(|text| text.split_once('/')) {
         rule.fwmark = Rule::marked(u32::from_str_radix(mark.strip_prefix("0x")?, 16).ok()?).fwmark;
     }
