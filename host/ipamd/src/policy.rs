@@ -1,13 +1,16 @@
 //! Asks the policy on a thread of its own: one question after another, each with an answer for the manager.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use reservoir_core::manager::{Decided, Event, JobId};
 use reservoir_core::policy::{CreateEni, Node};
-use reservoir_policy::{Answer, Called, Decision, Options, Policies, PolicyError, Watch};
+use reservoir_policy::{
+    Answer, Asked, Called, Decision, Digest, Loaded, Options, Policies, PolicyError, ReloadError, Shadow, Shadowed,
+    Watch,
+};
 use tokio::sync::Notify;
 
 use crate::decisions::Decisions;
@@ -16,14 +19,27 @@ use crate::pool::Pool;
 
 const PANIC: &str = "the policy runtime panicked; this is a defect of ours";
 
+/// Where policies come from. Both directories are read and watched once the driver runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Of the policy in force.
+    pub dir: PathBuf,
+    /// Of one that is asked the same and changes nothing.
+    pub shadow_dir: Option<PathBuf>,
+    /// The component in force must have this SHA-256.
+    pub pin: Option<Digest>,
+    /// Where compiled code is kept.
+    pub cache: Option<PathBuf>,
+}
+
 /// Who decides, and what was decided.
 #[derive(Debug)]
 pub struct Policy {
-    /// The policy directory, read and watched once the driver runs.
-    dir: PathBuf,
+    sources: Sources,
     metrics: Metrics,
     decisions: Decisions,
     policies: OnceLock<Arc<Policies>>,
+    shadow: OnceLock<Shadow>,
     /// The policy runtime cannot work.
     failed: Notify,
 }
@@ -49,7 +65,7 @@ impl PolicyThread {
                 Some(pool) => pool.policy().open(&pool),
                 None => return,
             };
-            let (policies, _watch) = match opened {
+            let (policies, _watches) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
                     tracing::error!("the policy runtime cannot be started: {error}");
@@ -81,8 +97,15 @@ impl PolicyThread {
 
 impl Policy {
     #[must_use]
-    pub fn new(dir: PathBuf, metrics: Metrics) -> Self {
-        Self { dir, metrics, decisions: Decisions::default(), policies: OnceLock::new(), failed: Notify::new() }
+    pub fn new(sources: Sources, metrics: Metrics) -> Self {
+        Self {
+            sources,
+            metrics,
+            decisions: Decisions::default(),
+            policies: OnceLock::new(),
+            shadow: OnceLock::new(),
+            failed: Notify::new(),
+        }
     }
 
     #[must_use]
@@ -96,28 +119,69 @@ impl Policy {
         self.policies.get()
     }
 
+    /// The components that are asked the same without effect, if there are to be any.
+    #[must_use]
+    pub fn shadow(&self) -> Option<&Arc<Policies>> {
+        self.shadow.get().map(Shadow::policies)
+    }
+
     /// Ends when the policy runtime cannot be started: there is no daemon without it.
     pub async fn failed(&self) {
         self.failed.notified().await;
     }
 
-    /// Compiles the built-in component, loads what the policy directory holds and watches it.
-    fn open(&self, pool: &Arc<Pool>) -> Result<(Arc<Policies>, Option<Watch>), PolicyError> {
-        let policies = Arc::new(Policies::new(Options::default())?);
-        let (for_snapshot, for_news) = (Arc::downgrade(pool), Arc::downgrade(pool));
-        let snapshot = move || Some(for_snapshot.upgrade()?.look(|manager, now| manager.snapshot(now)));
-        let after = move |result: &Result<_, _>| {
-            let Some(pool) = for_news.upgrade() else { return };
-            pool.metrics().policy_load(if result.is_ok() { "loaded" } else { "refused" });
+    /// Compiles the built-in component, loads what the policy directory holds and watches it; the same for the shadow.
+    fn open(&self, pool: &Arc<Pool>) -> Result<(Arc<Policies>, Vec<Watch>), PolicyError> {
+        let Sources { pin, cache, .. } = self.sources.clone();
+        let policies = Arc::new(Policies::new(Options { pin, cache, ..Options::default() })?);
+        let weak = Arc::downgrade(pool);
+        let watch = watch(pool, &policies, &self.sources.dir, move |result| {
+            let Some(pool) = weak.upgrade() else { return };
+            pool.metrics().policy_load(word(result));
             if result.is_ok() {
                 pool.tell(Event::PolicyChanged);
             }
-        };
-        let watch = reservoir_policy::watch(policies.clone(), &self.dir, snapshot, after);
-        let watch = watch.inspect_err(|error| tracing::error!("{error}; what is in force stays")).ok();
+        });
         // Set once: this is the only caller.
         let _ = self.policies.set(policies.clone());
-        Ok((policies, watch))
+        let mut watches: Vec<Watch> = watch.into_iter().collect();
+        if let Some(dir) = &self.sources.shadow_dir {
+            watches.extend(self.open_shadow(pool, &policies, dir));
+        }
+        Ok((policies, watches))
+    }
+
+    /// Nothing that goes wrong with a shadow is a reason not to serve.
+    fn open_shadow(&self, pool: &Arc<Pool>, policies: &Policies, dir: &Path) -> Option<Watch> {
+        let (for_answers, for_news) = (Arc::downgrade(pool), Arc::downgrade(pool));
+        let heard = move |node: &Arc<Node>, shadowed: Shadowed| {
+            let Some(pool) = for_answers.upgrade() else { return };
+            pool.metrics().shadow_answer(&shadowed.differs);
+            pool.policy().decisions.shadowed(node, shadowed);
+        };
+        let shadow = match Shadow::start(policies, heard) {
+            Ok(shadow) => shadow,
+            Err(error) => {
+                tracing::error!("no thread for the shadow policy, it is not asked: {error}");
+                return None;
+            }
+        };
+        let watch = watch(pool, shadow.policies(), dir, move |result| {
+            if let Some(pool) = for_news.upgrade() {
+                pool.metrics().shadow_load(word(result));
+            }
+        });
+        let _ = self.shadow.set(shadow);
+        watch
+    }
+
+    /// Hands a question with its answer to the shadow, if there is one.
+    fn shadow_asked(&self, ask: impl FnOnce(&Shadow) -> bool) {
+        if let Some(shadow) = self.shadow.get()
+            && !ask(shadow)
+        {
+            self.metrics.shadow_skipped();
+        }
     }
 
     /// Answers one question. Whatever happens inside, the manager is told something.
@@ -136,7 +200,7 @@ impl Policy {
                 Event::Decided(Box::new(decided))
             }
             Question::Rank { job, node, request } => {
-                let ranked = catch_unwind(AssertUnwindSafe(|| self.rank(policies, &node, &request)));
+                let ranked = catch_unwind(AssertUnwindSafe(|| self.rank(policies, node, request)));
                 Event::Ranked { job, subnets: ranked.unwrap_or_else(|_| Err(PANIC.to_owned())) }
             }
         }
@@ -144,7 +208,7 @@ impl Policy {
 
     fn decide(&self, policies: &Policies, node: Arc<Node>) -> Decided {
         let started = Instant::now();
-        let decision = policies.decide(&node);
+        let decision = Arc::new(policies.decide(&node));
         let took = started.elapsed();
         self.count_calls(&decision.calls);
         let fuel = decision.calls.iter().map(|c| c.fuel).sum();
@@ -165,17 +229,21 @@ impl Policy {
             wake_after: decision.wake_after_seconds,
             refresh_subnets: decision.refresh_subnets,
         };
-        self.decisions.made(node, decision);
+        self.decisions.made(node.clone(), Asked::Decision(decision.clone()));
+        self.shadow_asked(|shadow| shadow.decide(node, decision));
         decided
     }
 
-    fn rank(&self, policies: &Policies, node: &Node, request: &CreateEni) -> Result<Vec<String>, String> {
-        let ranking = policies.rank(node, request);
+    fn rank(&self, policies: &Policies, node: Arc<Node>, request: CreateEni) -> Result<Vec<String>, String> {
+        let ranking = Arc::new(policies.rank(&node, &request));
         self.count_calls(&ranking.calls);
-        match (&ranking.by, ranking.failure()) {
+        let subnets = match (&ranking.by, ranking.failure()) {
             (None, Some((_, failure))) => Err(failure.to_string()),
-            _ => Ok(ranking.subnets),
-        }
+            _ => Ok(ranking.subnets.clone()),
+        };
+        self.decisions.made(node.clone(), Asked::Ranking(ranking.clone()));
+        self.shadow_asked(|shadow| shadow.rank(node, request, ranking));
+        subnets
     }
 
     fn count_calls(&self, calls: &[Called]) {
@@ -185,6 +253,24 @@ impl Policy {
             }
         }
     }
+}
+
+/// Watches `dir` for `policies`. What is in force stays if that does not work.
+fn watch(
+    pool: &Arc<Pool>,
+    policies: &Arc<Policies>,
+    dir: &Path,
+    after: impl Fn(&Result<Loaded, ReloadError>) + Send + 'static,
+) -> Option<Watch> {
+    let weak = Arc::downgrade(pool);
+    let snapshot = move || Some(weak.upgrade()?.look(|manager, now| manager.snapshot(now)));
+    let watch = reservoir_policy::watch(policies.clone(), dir, snapshot, after);
+    watch.inspect_err(|error| tracing::error!("{error}; what is in force stays")).ok()
+}
+
+/// How a load went, for a metric.
+fn word(result: &Result<Loaded, ReloadError>) -> &'static str {
+    if result.is_ok() { "loaded" } else { "refused" }
 }
 
 /// Sizing says what is wanted, planning what is done: the planner's line tells more to a pod that waits.

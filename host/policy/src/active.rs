@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use reservoir_core::policy::{Context, CreateEni, Function, Plan, Targets};
+use reservoir_core::policy::{Context, CreateEni, Function, Pairs, Plan, Targets};
 
 use crate::{
     answer::cut_targets,
@@ -29,7 +29,8 @@ pub(crate) struct Active {
 /// What decisions change.
 #[derive(Debug, Default)]
 struct State {
-    memos: BTreeMap<(bool, Function), Vec<u8>>,
+    /// Settings with the last memo: the same value is given to the component and kept in the record.
+    contexts: BTreeMap<(By, Function), Arc<Context>>,
     in_a_row: BTreeMap<Function, u32>,
     taken_over: Option<SystemTime>,
 }
@@ -93,22 +94,24 @@ impl Active {
         }
     }
 
-    fn context(&self, by: By, function: Function) -> Context {
-        let settings = match by {
+    fn settings(&self, by: By) -> &Pairs {
+        match by {
             By::Custom => &self.settings.custom,
             By::BuiltIn => &self.settings.built_in,
-        };
-        let memo = self.state().memos.get(&(by == By::Custom, function)).cloned().unwrap_or_default();
-        Context { settings: settings.clone(), memo }
+        }
+    }
+
+    fn context(&self, by: By, function: Function) -> Arc<Context> {
+        let mut state = self.state();
+        let fresh = || Arc::new(Context { settings: self.settings(by).clone(), memo: Vec::new() });
+        state.contexts.entry((by, function)).or_insert_with(fresh).clone()
     }
 
     fn keep_memo(&self, by: By, function: Function, memo: &[u8]) {
-        let key = (by == By::Custom, function);
         let mut state = self.state();
-        if memo.is_empty() {
-            state.memos.remove(&key);
-        } else {
-            state.memos.insert(key, memo.to_vec());
+        if state.contexts.get(&(by, function)).is_none_or(|context| context.memo != memo) {
+            let context = Context { settings: self.settings(by).clone(), memo: memo.to_vec() };
+            state.contexts.insert((by, function), Arc::new(context));
         }
     }
 
@@ -121,7 +124,7 @@ impl Active {
     ) -> Result<(Vec<Targets>, Plan), Failed> {
         let (sizer, planner) = (self.owner(Function::Sizing, custom), self.owner(Function::Planning, custom));
         let mut session = Session::new(self.component(sizer), facts, sizer);
-        let call = session.sizing(&self.context(sizer, Function::Sizing));
+        let call = session.sizing_in(&self.context(sizer, Function::Sizing));
         let sizes = match &call.result {
             Ok(Answer::Sizing(sizes)) => Some(sizes.clone()),
             _ => None,
@@ -136,7 +139,7 @@ impl Active {
             drop(session);
             session = Session::new(self.component(planner), facts, planner);
         }
-        let call = session.planning(&self.context(planner, Function::Planning), &targets);
+        let call = session.planning_in(&self.context(planner, Function::Planning), &targets);
         let plan = match &call.result {
             Ok(Answer::Planning(plan)) => Some(plan.clone()),
             _ => None,
@@ -157,7 +160,7 @@ impl Active {
     ) -> Result<Vec<String>, Failed> {
         let by = self.owner(Function::Subnets, custom);
         let mut session = Session::new(self.component(by), facts, by);
-        let call = session.subnets(&self.context(by, Function::Subnets), request);
+        let call = session.subnets_in(&self.context(by, Function::Subnets), request);
         let ids = match &call.result {
             Ok(Answer::Subnets(ids)) => Ok(ids.clone()),
             _ => Err(Failed),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use reservoir_core::policy::Pairs;
 
+use crate::digest::Digest;
+
 /// Settings with this prefix are for the built-in component.
 pub const BUILT_IN_PREFIX: &str = "builtin.";
 
@@ -14,6 +16,8 @@ pub struct Bundle {
     pub component: Option<Vec<u8>>,
     /// By name.
     pub settings: BTreeMap<String, String>,
+    /// The component must have this SHA-256: what `policy.wasm.sha256` says.
+    pub pin: Option<Digest>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -21,6 +25,7 @@ impl std::fmt::Debug for Bundle {
         f.debug_struct("Bundle")
             .field("component", &self.component.as_ref().map(|bytes| format!("{} bytes", bytes.len())))
             .field("settings", &self.settings)
+            .field("pin", &self.pin)
             .finish()
     }
 }

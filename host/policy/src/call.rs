@@ -1,9 +1,12 @@
 //! One call of one function, and how it ended.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use reservoir_core::policy::{Context, CreateEni, Function, Node, Plan, Sizes, Targets};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use wasmtime::{Store, Trap, component::Instance};
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
 };
 
 /// Whose component was called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     BuiltIn,
@@ -36,7 +39,7 @@ impl By {
 }
 
 /// What a function answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Sizing(Sizes),
@@ -95,6 +98,15 @@ pub struct Called {
     pub by: By,
     /// Of the component.
     pub digest: Digest,
+    /// What it was given beside the node.
+    #[serde(serialize_with = "inner")]
+    pub context: Arc<Context>,
+    /// Planning was given these too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<Targets>>,
+    /// Subnets was given this too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<CreateEni>,
     /// Instructions executed, those of the instance's start with the first call.
     pub fuel: u64,
     /// As a number of microseconds in JSON.
@@ -105,6 +117,11 @@ pub struct Called {
     pub log_dropped: u32,
     #[serde(serialize_with = "as_answer")]
     pub result: Result<Answer, Failure>,
+}
+
+/// What is in it: serde shares nothing.
+pub(crate) fn inner<T: Serialize, S: Serializer>(shared: &Arc<T>, s: S) -> Result<S::Ok, S::Error> {
+    shared.as_ref().serialize(s)
 }
 
 fn as_micros<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
@@ -154,6 +171,13 @@ struct Live {
     _turn: Turn,
 }
 
+/// What a call was given beside the node, for the record.
+struct Given {
+    context: Arc<Context>,
+    targets: Option<Vec<Targets>>,
+    request: Option<CreateEni>,
+}
+
 /// What came back from a component.
 type Reply = Result<Answer, Failure>;
 
@@ -170,36 +194,57 @@ impl<'a> Session<'a> {
         Session { component, facts, by, live: None }
     }
 
+    /// The node that it decides for.
+    #[must_use]
+    pub fn node(&self) -> &'a Node {
+        self.facts.node
+    }
+
     /// Asks how much to keep. The targets are as the component said; see [`answer::cut_targets`].
     pub fn sizing(&mut self, context: &Context) -> Called {
-        let context = convert::context(context);
-        self.call(Function::Sizing, |component, facts, store, instance| {
+        self.sizing_in(&Arc::new(context.clone()))
+    }
+
+    pub(crate) fn sizing_in(&mut self, context: &Arc<Context>) -> Called {
+        let given = convert::context(context);
+        let record = Given { context: context.clone(), targets: None, request: None };
+        self.call(Function::Sizing, record, |component, facts, store, instance| {
             let Some(indices) = &component.sizing else { return not_owned() };
             let guest = indices.load(&mut *store, instance)?;
-            let sizes = guest.call_decide(&mut *store, &facts.wit, &context)?;
+            let sizes = guest.call_decide(&mut *store, &facts.wit, &given)?;
             Ok(answer::of(sizes, |s| answer::sizes(convert::sizes_back(s), facts.node).map(Answer::Sizing)))
         })
     }
 
     /// Asks how to get to `targets`.
     pub fn planning(&mut self, context: &Context, targets: &[Targets]) -> Called {
-        let context = convert::context(context);
+        self.planning_in(&Arc::new(context.clone()), targets)
+    }
+
+    pub(crate) fn planning_in(&mut self, context: &Arc<Context>, targets: &[Targets]) -> Called {
+        let given = convert::context(context);
+        let record = Given { context: context.clone(), targets: Some(targets.to_vec()), request: None };
         let targets: Vec<_> = targets.iter().map(convert::targets).collect();
-        self.call(Function::Planning, |component, facts, store, instance| {
+        self.call(Function::Planning, record, |component, facts, store, instance| {
             let Some(indices) = &component.planning else { return not_owned() };
             let guest = indices.load(&mut *store, instance)?;
-            let plan = guest.call_decide(&mut *store, &facts.wit, &context, &targets)?;
+            let plan = guest.call_decide(&mut *store, &facts.wit, &given, &targets)?;
             Ok(answer::of(plan, |p| answer::plan(convert::plan_back(p)).map(Answer::Planning)))
         })
     }
 
     /// Asks where to make an interface.
     pub fn subnets(&mut self, context: &Context, request: &CreateEni) -> Called {
-        let context = convert::context(context);
-        self.call(Function::Subnets, |component, facts, store, instance| {
+        self.subnets_in(&Arc::new(context.clone()), request)
+    }
+
+    pub(crate) fn subnets_in(&mut self, context: &Arc<Context>, request: &CreateEni) -> Called {
+        let given = convert::context(context);
+        let record = Given { context: context.clone(), targets: None, request: Some(request.clone()) };
+        self.call(Function::Subnets, record, |component, facts, store, instance| {
             let Some(indices) = &component.subnets else { return not_owned() };
             let guest = indices.load(&mut *store, instance)?;
-            let ids = guest.call_rank(&mut *store, &facts.wit, &context, convert::create_eni(request))?;
+            let ids = guest.call_rank(&mut *store, &facts.wit, &given, convert::create_eni(request))?;
             Ok(answer::of(ids, |ids| answer::subnets(ids).map(Answer::Subnets)))
         })
     }
@@ -207,6 +252,7 @@ impl<'a> Session<'a> {
     fn call(
         &mut self,
         function: Function,
+        given: Given,
         body: impl FnOnce(&Component, &Facts<'_>, &mut Store<Guest>, &Instance) -> wasmtime::Result<Reply>,
     ) -> Called {
         let (component, facts) = (self.component, self.facts);
@@ -224,7 +270,9 @@ impl<'a> Session<'a> {
         if result.is_ok() {
             self.live = Some(live);
         }
-        Called { function, by: self.by, digest: component.digest(), fuel, time, log, log_dropped, result }
+        let Given { context, targets, request } = given;
+        let (by, digest) = (self.by, component.digest());
+        Called { function, by, digest, context, targets, request, fuel, time, log, log_dropped, result }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The policy directory: `policy.wasm` is the component, every other regular file is one setting.
+//! The policy directory: `policy.wasm` is the component, `policy.wasm.sha256` its pin, every other regular file is one
+//! setting.
 
 use std::{
     collections::BTreeMap,
@@ -8,15 +9,23 @@ use std::{
     time::Duration,
 };
 
-use crate::{bundle::Bundle, limits::Limits};
+use crate::{
+    bundle::Bundle,
+    digest::{BadDigest, Digest},
+    limits::Limits,
+};
 
 /// The component's name in the directory.
 pub const COMPONENT: &str = "policy.wasm";
+/// What `sha256sum policy.wasm > policy.wasm.sha256` writes. Where it is there, the component must have this digest.
+pub const PIN: &str = "policy.wasm.sha256";
 
 /// Settings in one directory.
 const SETTINGS: usize = 256;
 /// Bytes of one setting.
 const SETTING_BYTES: u64 = 64 << 10;
+/// Bytes of all settings together, as a ConfigMap can hold.
+const SETTINGS_BYTES: u64 = 1 << 20;
 /// How often a directory that changes while it is read is read again.
 const ATTEMPTS: u32 = 5;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
@@ -40,6 +49,16 @@ pub enum ReadError {
     BadName { dir: PathBuf, name: std::ffi::OsString },
     #[error("{}: {found} settings are too many, at most {SETTINGS} are read", dir.display())]
     TooMany { dir: PathBuf, found: usize },
+    #[error("{}: its settings have {bytes} bytes together, at most {SETTINGS_BYTES} are read", dir.display())]
+    TooMuch { dir: PathBuf, bytes: u64 },
+    #[error("{}: {source}", path.display())]
+    BadPin {
+        path: PathBuf,
+        #[source]
+        source: BadDigest,
+    },
+    #[error("{}: {PIN} is there, but {COMPONENT} is not: copy the component too, or remove both", .0.display())]
+    PinAlone(PathBuf),
     #[error("{}: it kept changing while it was read; it will be read again when it comes to rest", .0.display())]
     Changing(PathBuf),
 }
@@ -104,9 +123,18 @@ fn list(dir: &Path) -> Result<BTreeMap<String, Stamp>, ReadError> {
 }
 
 fn read(dir: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) -> Result<Bundle, ReadError> {
-    let settings = files.len() - usize::from(files.contains_key(COMPONENT));
+    if files.contains_key(PIN) && !files.contains_key(COMPONENT) {
+        return Err(ReadError::PinAlone(dir.to_owned()));
+    }
+    let is_setting = |name: &str| name != COMPONENT && name != PIN;
+    let settings = files.keys().filter(|name| is_setting(name)).count();
     if settings > SETTINGS {
         return Err(ReadError::TooMany { dir: dir.to_owned(), found: settings });
+    }
+    let sizes = files.iter().filter(|(name, _)| is_setting(name)).map(|(_, &(_, _, bytes, _, _))| bytes);
+    let bytes = sizes.fold(0, u64::saturating_add);
+    if bytes > SETTINGS_BYTES {
+        return Err(ReadError::TooMuch { dir: dir.to_owned(), bytes });
     }
     let mut bundle = Bundle::default();
     for (name, &(_, _, bytes, _, _)) in files {
@@ -121,8 +149,14 @@ fn read(dir: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) -> Result<
             bundle.component = Some(content);
             continue;
         }
-        let mut text =
-            String::from_utf8(content).map_err(|e| ReadError::NotText { path, at: e.utf8_error().valid_up_to() })?;
+        let mut text = String::from_utf8(content)
+            .map_err(|e| ReadError::NotText { path: path.clone(), at: e.utf8_error().valid_up_to() })?;
+        if name == PIN {
+            // `sha256sum` adds the file's name.
+            let word = text.split_whitespace().next().unwrap_or_default();
+            bundle.pin = Some(word.parse::<Digest>().map_err(|source| ReadError::BadPin { path, source })?);
+            continue;
+        }
         if text.ends_with('\n') {
             text.pop();
             if text.ends_with('\r') {
@@ -178,6 +212,34 @@ mod tests {
     fn no_directory_is_no_policy() {
         let tmp = tempfile::tempdir().unwrap();
         assert_eq!(read(&tmp.path().join("absent")).unwrap(), Bundle::default());
+    }
+
+    #[test]
+    fn a_pin_is_what_sha256sum_writes() {
+        let tmp = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: &str| fs::write(tmp.path().join(name), content).unwrap();
+        let digest = Digest::of(b"x");
+        put(PIN, &format!("{digest}  policy.wasm\n"));
+        let error = read(tmp.path()).unwrap_err().to_string();
+        assert!(error.contains("policy.wasm.sha256 is there, but policy.wasm is not"), "{error}");
+        put(COMPONENT, "x");
+        let bundle = read(tmp.path()).unwrap();
+        assert_eq!((bundle.pin, bundle.settings.len()), (Some(digest), 0));
+        put(PIN, "12345\n");
+        let error = read(tmp.path()).unwrap_err().to_string();
+        assert!(error.contains("policy.wasm.sha256: \"12345\" is not a SHA-256"), "{error}");
+        put(PIN, "");
+        assert!(matches!(read(tmp.path()), Err(ReadError::BadPin { .. })));
+    }
+
+    #[test]
+    fn settings_are_bounded_together() {
+        let tmp = tempfile::tempdir().unwrap();
+        for i in 0..17 {
+            fs::write(tmp.path().join(format!("s{i}")), vec![b'x'; 65_536]).unwrap();
+        }
+        let error = read(tmp.path()).unwrap_err().to_string();
+        assert!(error.contains("1114112 bytes together, at most 1048576"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use reservoir_core::policy::Function;
 use wasmtime::{
     StoreContextMut,
-    component::{Component as Compiled, InstancePre, Linker, types::ComponentItem},
+    component::{InstancePre, Linker, types::ComponentItem},
 };
 
 use crate::{
@@ -109,7 +109,7 @@ impl Component {
         let digest = Digest::of(bytes);
         check_file(bytes, runtime.limits(), digest, pin)?;
         let engine = runtime.engine();
-        let compiled = Compiled::new(engine, bytes).map_err(|e| invalid(&e))?;
+        let compiled = runtime.compile(bytes, digest).map_err(|e| invalid(&e))?;
         let ty = compiled.component_type();
         let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
         let mut linker = Linker::new(engine);

@@ -2,14 +2,15 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
-use reservoir_core::policy::{CreateEni, Function, LogLevel, Node, Note, Plan, Targets};
+use reservoir_core::policy::{CreateEni, Function, Node, Note, Plan, Targets};
 use serde::Serialize;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     active::{Active, Failed, failure},
@@ -20,6 +21,7 @@ use crate::{
     guest::LogLine,
     limits::Limits,
     load::{Component, LoadError},
+    report::Report,
     runtime::{Runtime, RuntimeError},
     sample,
     status::{Counts, LoadFailed, Status},
@@ -34,13 +36,16 @@ pub struct Options {
     pub limits: Limits,
     /// After so many failures in a row of one function the built-in component takes over until the next load.
     pub failures_in_a_row: u32,
-    /// A custom component must have this SHA-256.
+    /// A custom component must have this SHA-256, whatever its directory says.
     pub pin: Option<Digest>,
+    /// Compiled code is kept in this directory, so that a restart need not compile again. It and its files must be of the
+    /// user that runs this program and writable by nobody else; what is not is not used.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { limits: Limits::default(), failures_in_a_row: 5, pin: None }
+        Options { limits: Limits::default(), failures_in_a_row: 5, pin: None, cache: None }
     }
 }
 
@@ -126,6 +131,7 @@ pub struct Loaded {
 pub struct Policies {
     runtime: Runtime,
     options: Options,
+    report: Report,
     active: ArcSwap<Active>,
     records: Mutex<Records>,
     /// One load at a time.
@@ -152,10 +158,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Policies {
     /// Starts the runtime with the built-in component alone.
     pub fn new(options: Options) -> Result<Policies, PolicyError> {
-        let runtime = Runtime::new(&options.limits)?;
+        let runtime = Runtime::with_cache(&options.limits, options.cache.as_deref())?;
         let built_in = Arc::new(runtime.load(BUILT_IN, None)?);
+        Ok(Policies::with(runtime, options, built_in, "policy"))
+    }
+
+    fn with(runtime: Runtime, options: Options, built_in: Arc<Component>, role: &'static str) -> Policies {
         let active = ArcSwap::from_pointee(Active::new(built_in, None, Settings::default()));
-        Ok(Policies { runtime, options, active, records: Mutex::default(), loading: Mutex::default() })
+        let report = Report::new(role);
+        Policies { runtime, options, report, active, records: Mutex::default(), loading: Mutex::default() }
+    }
+
+    /// Others beside these, in the same runtime, with the built-in component alone. The pin is of what is in force, so
+    /// they have none.
+    pub(crate) fn shadow(&self) -> Policies {
+        let options = Options { pin: None, ..self.options.clone() };
+        Policies::with(self.runtime.clone(), options, self.active.load().built_in.clone(), "shadow policy")
+    }
+
+    /// How its log lines begin.
+    pub(crate) fn role(&self) -> &'static str {
+        self.report.role()
     }
 
     /// The runtime, to load components beside those in force.
@@ -175,7 +198,7 @@ impl Policies {
             Ok((active, trial)) => {
                 let digest = active.custom.as_ref().map(|c| c.digest());
                 let custom = digest.map_or_else(|| "none".to_owned(), |d| d.short());
-                info!(custom, settings = bundle.settings.len(), "policy loaded");
+                info!(custom, settings = bundle.settings.len(), "{} loaded", self.role());
                 self.active.store(Arc::new(active));
                 records.counts.loads += 1;
                 records.last_failed = None;
@@ -201,23 +224,25 @@ impl Policies {
         let custom = match &bundle.component {
             None => None,
             Some(bytes) => {
-                let same = |c: &&Arc<Component>| {
-                    c.digest() == Digest::of(bytes) && self.options.pin.is_none_or(|pin| pin == c.digest())
-                };
-                Some(match current.custom.as_ref().filter(same) {
+                let found = Digest::of(bytes);
+                if let Some(wanted) = [self.options.pin, bundle.pin].into_iter().flatten().find(|pin| *pin != found) {
+                    return Err(LoadError::WrongDigest { found, wanted }.into());
+                }
+                Some(match current.custom.as_ref().filter(|c| c.digest() == found) {
                     Some(component) => component.clone(),
                     None => {
                         let start = Instant::now();
-                        let component = Arc::new(self.runtime.load(bytes, self.options.pin)?);
+                        let component = Arc::new(self.runtime.load(bytes, None)?);
                         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-                        info!(digest = component.digest().short(), bytes = bytes.len(), took_ms, "policy compiled");
+                        info!(digest = found.short(), bytes = bytes.len(), took_ms, "{} compiled", self.role());
                         component
                     }
                 })
             }
         };
         let settings = Settings::of(&bundle.settings, custom.is_some());
-        let trial = try_out(&Active::new(current.built_in.clone(), custom.clone(), settings.clone()), snapshot)?;
+        let tried = Active::new(current.built_in.clone(), custom.clone(), settings.clone());
+        let trial = try_out(&tried, snapshot, &self.report)?;
         // Anew, without the memos of the trial.
         Ok((Active::new(current.built_in.clone(), custom, settings), trial))
     }
@@ -279,11 +304,12 @@ impl Policies {
             value = question(&active, false, &mut calls).ok();
             by = value.is_some().then_some(By::BuiltIn);
         }
-        report(&calls);
+        self.report.calls(&calls);
         if took_over {
+            let role = self.role();
             warn!(
                 failures_in_a_row = self.options.failures_in_a_row,
-                "the built-in policy takes over until a policy is loaded again"
+                "{role}: the built-in policy takes over until one is loaded again"
             );
         }
         lock(&self.records).counts.add(&calls, fell_back, took_over);
@@ -315,29 +341,9 @@ fn note(call: &Called) -> Option<&Note> {
     }
 }
 
-/// What components said, and how they failed, to the node's log.
-fn report(calls: &[Called]) {
-    for call in calls {
-        let (function, by) = (name(call.function), call.by.label());
-        for line in &call.log {
-            match line.level {
-                LogLevel::Debug => debug!(function, by, "policy: {}", line.text),
-                LogLevel::Info => info!(function, by, "policy: {}", line.text),
-                LogLevel::Warn => warn!(function, by, "policy: {}", line.text),
-            }
-        }
-        if call.log_dropped > 0 {
-            warn!(function, by, dropped = call.log_dropped, "policy: more log lines than are kept of a call");
-        }
-        if let Err(failure) = &call.result {
-            warn!(function, by, digest = call.digest.short(), reason = failure.label(), "policy failed: {failure}");
-        }
-    }
-}
-
 /// Asks every function of what is about to be put in force, and the built-in component with its settings too: it must
 /// be able to step in.
-fn try_out(active: &Active, snapshot: Option<&Node>) -> Result<Vec<Called>, PolicyError> {
+fn try_out(active: &Active, snapshot: Option<&Node>, report: &Report) -> Result<Vec<Called>, PolicyError> {
     let made_up;
     let node = match snapshot {
         Some(node) => node,
@@ -357,7 +363,7 @@ fn try_out(active: &Active, snapshot: Option<&Node>) -> Result<Vec<Called>, Poli
         let answered =
             active.decide(&facts, custom, &mut calls).and_then(|_| active.rank(&facts, custom, &request, &mut calls));
         if let (Err(Failed), Some((call, failure))) = (answered, failure(&calls)) {
-            report(&calls);
+            report.calls(&calls);
             return Err(PolicyError::Trial {
                 by: call.by,
                 function: call.function,

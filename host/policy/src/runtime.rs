@@ -1,10 +1,13 @@
 //! The engine: one per process, configured for small, short, deterministic calls.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Component as Compiled,
+};
 
 use crate::{
+    cache::Cache,
     digest::Digest,
     limits::Limits,
     load::{Component, LoadError},
@@ -27,6 +30,7 @@ struct Inner {
     engine: EngineDebug,
     turns: Turns,
     limits: Limits,
+    cache: Option<Cache>,
 }
 
 /// [`Engine`] prints nothing useful.
@@ -41,9 +45,15 @@ impl std::fmt::Debug for EngineDebug {
 impl Runtime {
     /// Sets up the engine and its clock's thread, which sleeps while nothing runs.
     pub fn new(limits: &Limits) -> Result<Runtime, RuntimeError> {
+        Runtime::with_cache(limits, None)
+    }
+
+    /// The same with a directory for compiled code; see [`crate::Options::cache`].
+    pub fn with_cache(limits: &Limits, cache: Option<&Path>) -> Result<Runtime, RuntimeError> {
         let engine = Engine::new(&config(limits)).map_err(|e| RuntimeError(format!("{e:#}")))?;
         let turns = Turns::new(&engine, limits.concurrent).map_err(|e| RuntimeError(format!("its clock: {e}")))?;
-        Ok(Runtime { inner: Arc::new(Inner { engine: EngineDebug(engine), turns, limits: limits.clone() }) })
+        let (limits, cache) = (limits.clone(), cache.map(Cache::new));
+        Ok(Runtime { inner: Arc::new(Inner { engine: EngineDebug(engine), turns, limits, cache }) })
     }
 
     /// Checks, compiles and links a component. With `pin`, its content must have that SHA-256.
@@ -55,6 +65,17 @@ impl Runtime {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// Compiles `bytes`, or takes what an earlier run compiled of them.
+    pub(crate) fn compile(&self, bytes: &[u8], digest: Digest) -> wasmtime::Result<Compiled> {
+        let Some(cache) = &self.inner.cache else { return Compiled::new(self.engine(), bytes) };
+        if let Some(compiled) = cache.get(self.engine(), digest) {
+            return Ok(compiled);
+        }
+        let compiled = Compiled::new(self.engine(), bytes)?;
+        cache.put(self.engine(), digest, &compiled);
+        Ok(compiled)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -85,7 +85,7 @@ pub fn watch(
     let mut look = move || {
         if let Some(result) = refresh(&policies, &dir, &mut seen, &snapshot) {
             if let Err(error) = &result {
-                error!(dir = %dir.display(), "the policy in force stays, the new one is refused: {error}");
+                error!(dir = %dir.display(), "{} in force stays, the new one is refused: {error}", policies.role());
             }
             after(&result);
         }
@@ -127,6 +127,7 @@ fn refresh(
         // The digest stands for the bytes, which need not stay in memory.
         component: bundle.component.as_ref().map(|bytes| crate::Digest::of(bytes).to_string().into_bytes()),
         settings: bundle.settings.clone(),
+        pin: bundle.pin,
     };
     if seen.as_ref() == Some(&fingerprint) && policies.status().taken_over_at.is_none() {
         return None;

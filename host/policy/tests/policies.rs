@@ -68,7 +68,7 @@ fn settings_reach_whom_they_are_for() {
     };
     // The built-in component refuses settings it does not know, in its own words. Alone it gets all of them.
     let settings = [("no-such-setting".to_owned(), "1".to_owned())];
-    let alone = Bundle { component: None, settings: settings.clone().into() };
+    let alone = Bundle { settings: settings.clone().into(), ..Bundle::default() };
     unknown(policies.load(&alone, Some(&node)).unwrap_err(), By::BuiltIn);
     // As a custom component it gets those without the prefix.
     unknown(policies.load(&bundle(good(), &[("no-such-setting", "1")]), Some(&node)).unwrap_err(), By::Custom);

@@ -71,7 +71,7 @@ pub(crate) fn run(snapshot: &Path, policy: Option<&Path>, settings: Vec<(String,
     let node = input::snapshot(snapshot)?;
     let component = policy.map(input::component).transpose()?;
     let policies = Policies::new(Options::default())?;
-    let bundle = Bundle { component, settings: settings.into_iter().collect() };
+    let bundle = Bundle { component, settings: settings.into_iter().collect(), pin: None };
     if let Err(error) = policies.load(&bundle, Some(&node)) {
         if let PolicyError::Trial { log, .. } = &error {
             for line in log {

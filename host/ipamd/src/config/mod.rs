@@ -10,11 +10,12 @@
 //! | [`settings`] | what introspection shows of it |
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reservoir_core::ip::Ipv4Net;
 use reservoir_core::policy::Targets;
+use reservoir_policy::Digest;
 
 pub mod docs;
 pub mod environment;
@@ -146,10 +147,34 @@ pub struct Logging {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservoir {
     pub policy_dir: PathBuf,
+    /// Of a policy that is asked and not obeyed.
+    pub shadow_policy_dir: Option<PathBuf>,
+    pub policy_pin: Option<Digest>,
+    pub policy_cache: PolicyCache,
     /// gRPC for the plugin.
     pub socket: PathBuf,
     /// How long an ADD may wait for an address.
     pub add_wait: Duration,
+}
+
+/// Where compiled policies are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyCache {
+    BesideCheckpoint,
+    In(PathBuf),
+    Off,
+}
+
+impl PolicyCache {
+    /// The directory, if there is to be one.
+    #[must_use]
+    pub fn dir(&self, checkpoint: &Path) -> Option<PathBuf> {
+        match self {
+            Self::BesideCheckpoint => Some(checkpoint.with_file_name("policy-code")),
+            Self::In(dir) => Some(dir.clone()),
+            Self::Off => None,
+        }
+    }
 }
 
 impl Config {
@@ -231,6 +256,15 @@ impl Config {
             },
             reservoir: Reservoir {
                 policy_dir: r.text("RESERVOIR_POLICY_DIR").unwrap_or("/etc/reservoir/policy").into(),
+                shadow_policy_dir: r.text("RESERVOIR_SHADOW_POLICY_DIR").map(Into::into),
+                policy_pin: r.strict("RESERVOIR_POLICY_SHA256", None, |v| {
+                    v.parse().map(Some).map_err(|_| Expected("a SHA-256: 64 hexadecimal digits".into()))
+                }),
+                policy_cache: match r.text("RESERVOIR_POLICY_CACHE_DIR") {
+                    None => PolicyCache::BesideCheckpoint,
+                    Some("off") => PolicyCache::Off,
+                    Some(dir) => PolicyCache::In(dir.into()),
+                },
                 socket: r.text("RESERVOIR_IPAMD_SOCKET").unwrap_or("/var/run/aws-node/ipamd.sock").into(),
                 add_wait: r.strict("RESERVOIR_ADD_WAIT_SECONDS", Duration::from_secs(30), |v| {
                     match parse::decimal(v) {

@@ -224,6 +224,30 @@ impl Metrics {
         self.0.recorder.counter(&family::POLICY_LOADS, &[result]).increment(1);
     }
 
+    /// The shadow policy has answered; `differs` are the fields in which it differs, or `failed`.
+    pub fn shadow_answer(&self, differs: &[&'static str]) {
+        let recorder = &self.0.recorder;
+        let outcome = match differs {
+            [] => "same",
+            _ if differs.contains(&"failed") => "failed",
+            _ => "different",
+        };
+        recorder.counter(&family::SHADOW_ANSWERS, &[outcome]).increment(1);
+        for field in differs {
+            recorder.counter(&family::SHADOW_DIFFERENCES, &[*field]).increment(1);
+        }
+    }
+
+    /// The shadow policy lags and was not asked.
+    pub fn shadow_skipped(&self) {
+        self.0.recorder.counter(&family::SHADOW_ANSWERS, &["skipped"]).increment(1);
+    }
+
+    /// The shadow policy's directory was read.
+    pub fn shadow_load(&self, result: &'static str) {
+        self.0.recorder.counter(&family::SHADOW_LOADS, &[result]).increment(1);
+    }
+
     /// An ADD that had to wait has its end.
     pub fn add_waited(&self, how: Waited, waited: Duration) {
         self.0.recorder.histogram(&family::ADD_WAIT, &[how.text()]).record(waited);

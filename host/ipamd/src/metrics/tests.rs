@@ -60,6 +60,8 @@ fn everything_that_can_happen_is_counted_under_its_name_and_type() {
     metrics.policy_failure("trap");
     metrics.policy_refused("I4");
     metrics.policy_load("loaded");
+    metrics.shadow_answer(&["targets", "release"]);
+    metrics.shadow_load("refused");
     metrics.add_waited(Waited::Served, Duration::from_secs(2));
     metrics.checkpoint_written(Outcome::Error, Duration::from_micros(70));
     let running = metrics.action(Action::NodeInit);
@@ -99,6 +101,9 @@ fn everything_that_can_happen_is_counted_under_its_name_and_type() {
         ("reservoir_policy_failures_total{reason=\"trap\"}", "1"),
         ("reservoir_policy_refused_actions_total{invariant=\"I4\"}", "1"),
         ("reservoir_policy_loads_total{result=\"loaded\"}", "1"),
+        ("reservoir_shadow_answers_total{outcome=\"different\"}", "1"),
+        ("reservoir_shadow_differences_total{field=\"release\"}", "1"),
+        ("reservoir_shadow_loads_total{result=\"refused\"}", "1"),
         ("reservoir_add_wait_seconds_sum{result=\"served\"}", "2"),
         ("reservoir_checkpoint_writes_total{result=\"error\"}", "1"),
         ("reservoir_checkpoint_write_seconds_count", "1"),

@@ -49,7 +49,7 @@ pub fn component(module: &str, wit: &str, world: &str) -> Vec<u8> {
 
 pub fn bundle(component: Vec<u8>, settings: &[(&str, &str)]) -> Bundle {
     let settings = settings.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-    Bundle { component: Some(component), settings }
+    Bundle { component: Some(component), settings, pin: None }
 }
 
 pub fn policies() -> Policies {
