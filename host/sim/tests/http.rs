@@ -194,6 +194,46 @@ async fn metadata_wants_a_token() {
 }
 
 #[tokio::test]
+async fn ipv6_over_http() {
+    let config = r#"{"vpc":{"ipv6_cidrs":["2600:1f14:abc:d00::/56"]},
+        "subnets":[{"id":"subnet-0a","cidr":"10.0.32.0/20","ipv6_cidr":"2600:1f14:abc:d00::/64"}],
+        "instances":[{"id":"i-0c3f1a9d27b6e4851","type":"c5.large","subnet":"subnet-0a","ipv6_address":"2600:1f14:abc:d00::a5c1"}]}"#;
+    let a = start(Config::from_json(config).unwrap()).await;
+    let token = a.token().await;
+    assert_eq!(a.imds("/latest/meta-data/ipv6", &token).await.body, "2600:1f14:abc:d00::a5c1");
+    let mac = a.imds("/latest/meta-data/mac", &token).await.body;
+    let at = format!("/latest/meta-data/network/interfaces/macs/{mac}");
+    let fields = a.imds(&at, &token).await.body;
+    assert!(!fields.lines().any(|l| l == "ipv6-prefix"), "absent, not empty");
+    let eni = a.imds(&format!("{at}/interface-id"), &token).await.body;
+    let assigned = a.ec2(&format!("AssignIpv6Addresses&NetworkInterfaceId={eni}&Ipv6PrefixCount=1")).await.body;
+    let block = between(between(&assigned, "assignedIpv6PrefixSet"), "item").to_owned();
+    assert!(block.ends_with("/80"), "{block}");
+    for (key, body) in [
+        ("ipv6s", "2600:1f14:abc:d00::a5c1"),
+        ("ipv6-prefix", &block),
+        ("subnet-ipv6-cidr-blocks", "2600:1f14:abc:d00::/64"),
+        ("vpc-ipv6-cidr-blocks", "2600:1f14:abc:d00::/56"),
+    ] {
+        assert_eq!(a.imds(&format!("{at}/{key}"), &token).await.body, body, "{key}");
+    }
+    let described = a.ec2(&format!("DescribeNetworkInterfaces&NetworkInterfaceId.1={eni}")).await.body;
+    assert_eq!(between(between(&described, "ipv6AddressesSet"), "ipv6Address"), "2600:1f14:abc:d00::a5c1");
+    assert_eq!(between(between(&described, "ipv6PrefixSet"), "ipv6Prefix"), block);
+    assert_eq!(between(&a.ec2("DescribeSubnets").await.body, "ipv6CidrBlock"), "2600:1f14:abc:d00::/64");
+    let made = a.ec2("CreateNetworkInterface&SubnetId=subnet-0a&Ipv6AddressCount=1&InterfaceType=efa").await.body;
+    assert_eq!(between(&made, "ipv6AddressesSet").matches("<item>").count(), 1);
+    assert_eq!(between(&made, "interfaceType"), "efa");
+    let encoded = block.replace(':', "%3A").replace('/', "%2F");
+    let gone = a.ec2(&format!("UnassignIpv6Addresses&NetworkInterfaceId={eni}&Ipv6Prefix.1={encoded}")).await;
+    assert_eq!((gone.status, between(between(&gone.body, "unassignedIpv6PrefixSet"), "item")), (200, block.as_str()));
+    let fields = a.imds(&at, &token).await.body;
+    assert!(!fields.lines().any(|l| l == "ipv6-prefix"));
+    let wrong = a.ec2("CreateNetworkInterface&SubnetId=subnet-0a&InterfaceType=wireless").await;
+    assert_eq!((wrong.status, between(&wrong.body, "Code")), (400, "InvalidParameterValue"));
+}
+
+#[tokio::test]
 async fn faults_over_http_and_a_call_that_never_answers() {
     let delays: DelaysConfig = serde_json::from_str(r#"{"no_answer":0.2}"#).unwrap();
     let a = start(Config { delays, ..Config::default() }).await;

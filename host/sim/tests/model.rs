@@ -382,14 +382,8 @@ fn the_audit_sees_a_hand_on_a_trunk_and_a_missing_tag() {
 fn subnets_of_one_zone_without_those_of_others() {
     let mut config = config("c5.large", "10.0.32.0/20");
     let mut add = |id: &str, cidr: &str, zone: &str, foreign| {
-        config.subnets.push(SubnetConfig {
-            id: id.into(),
-            cidr: cidr.parse().unwrap(),
-            availability_zone: zone.into(),
-            tags: BTreeMap::from([("kubernetes.io/role/cni".to_owned(), "1".to_owned())]),
-            foreign,
-            taken: vec![],
-        });
+        let subnet = SubnetConfig::new(id, cidr.parse().unwrap()).tag("kubernetes.io/role/cni", "1");
+        config.subnets.push(SubnetConfig { availability_zone: zone.into(), foreign, ..subnet });
     };
     add("subnet-b", "10.0.0.0/24", "us-west-2b", false);
     add("subnet-c", "10.0.1.0/24", "us-west-2a", true);

@@ -65,7 +65,7 @@ impl Args {
             first.cidr = cidr;
         }
         if !self.vpc_cidr.is_empty() {
-            config.vpc = VpcConfig { id: config.vpc.id, cidrs: self.vpc_cidr.clone() };
+            config.vpc = VpcConfig { cidrs: self.vpc_cidr.clone(), ..config.vpc };
         }
         if let Some(profile) = &self.delays {
             config.delays = DelaysConfig::Profile(profile.clone());

@@ -91,7 +91,7 @@ fn state(sim: &Sim) -> Value {
             json!({
                 "id": e.id, "mac": e.mac, "subnet": e.subnet, "status": e.status(), "type": e.interface_type,
                 "description": e.description, "groups": e.groups, "tags": e.tags,
-                "primary": e.primary, "secondary": e.secondary, "prefixes": e.prefixes,
+                "primary": e.primary, "secondary": e.secondary, "prefixes": e.prefixes, "ipv6": e.ipv6, "ipv6_prefixes": e.ipv6_prefixes,
                 "attachment": e.attachment.as_ref().map(|a| json!({
                     "id": a.id, "instance": a.instance, "device_index": a.device_index, "card": a.card,
                     "status": a.status.as_str(), "delete_on_termination": a.delete_on_termination,

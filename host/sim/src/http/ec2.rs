@@ -1,9 +1,9 @@
 //! From the Query protocol's form to an operation (spec 03 §6.3).
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use reservoir_core::cloud::ConnectionTracking;
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 
 use super::form::Form;
 use crate::model::ops::{Create, Filter, Op, Query};
@@ -59,6 +59,16 @@ fn operation(action: &str, form: &mut Form) -> Result<Op, Refusal> {
             addresses: form.parsed_list::<Ipv4Addr>("PrivateIpAddress")?,
             prefixes: form.parsed_list::<Ipv4Net>("Ipv4Prefix")?,
         },
+        "AssignIpv6Addresses" => Op::AssignIpv6Addresses {
+            eni: form.need("NetworkInterfaceId")?,
+            addresses: form.parsed("Ipv6AddressCount")?.unwrap_or(0),
+            prefixes: form.parsed("Ipv6PrefixCount")?.unwrap_or(0),
+        },
+        "UnassignIpv6Addresses" => Op::UnassignIpv6Addresses {
+            eni: form.need("NetworkInterfaceId")?,
+            addresses: form.parsed_list::<Ipv6Addr>("Ipv6Addresses")?,
+            prefixes: form.parsed_list::<IpNet>("Ipv6Prefix")?,
+        },
         "CreateTags" => Op::CreateTags { resources: form.list("ResourceId"), tags: form.tags("Tag") },
         _ => {
             let message = format!("The action {action} is not valid for this web service.");
@@ -105,6 +115,9 @@ fn create(form: &mut Form) -> Result<Create, Refusal> {
         tags,
         addresses: form.parsed("SecondaryPrivateIpAddressCount")?.unwrap_or(0),
         prefixes: form.parsed("Ipv4PrefixCount")?.unwrap_or(0),
+        ipv6_addresses: form.parsed("Ipv6AddressCount")?.unwrap_or(0),
+        ipv6_prefixes: form.parsed("Ipv6PrefixCount")?.unwrap_or(0),
+        interface_type: form.parsed("InterfaceType")?.unwrap_or_default(),
         tracking: (tracking != ConnectionTracking::default()).then_some(tracking),
         client_token: form.take("ClientToken"),
     })

@@ -101,6 +101,9 @@ fn tree(identity: &Identity, metadata: &Metadata) -> BTreeMap<String, String> {
         ("/meta-data/services/partition", "aws".to_owned()),
     ];
     let mut tree: BTreeMap<String, String> = leaves.into_iter().map(|(key, body)| (key.to_owned(), body)).collect();
+    if let Some(address) = facts.local_ipv6 {
+        tree.insert("/meta-data/ipv6".to_owned(), address.to_string());
+    }
     tree.insert(format!("/meta-data/iam/security-credentials/{ROLE}"), format!("{credentials:#}"));
     for (mac, interface) in &metadata.interfaces {
         interface_leaves(&mut tree, &format!("/meta-data/network/interfaces/macs/{mac}"), interface, identity);
@@ -128,6 +131,12 @@ fn interface_leaves(tree: &mut BTreeMap<String, String>, at: &str, interface: &M
     let addresses = facts.primary.iter().chain(&facts.secondary);
     put("local-ipv4s", lines(&mut addresses.map(ToString::to_string)));
     put("ipv4-prefix", lines(&mut facts.prefixes.iter().map(ToString::to_string)));
+    put("ipv6s", lines(&mut facts.ipv6.iter().map(ToString::to_string)));
+    put("ipv6-prefix", lines(&mut facts.ipv6_prefixes.iter().map(ToString::to_string)));
+    if let Some(cidr) = facts.subnet_ipv6_cidr {
+        put("subnet-ipv6-cidr-blocks", cidr.to_string());
+        put("vpc-ipv6-cidr-blocks", lines(&mut identity.vpc_ipv6_cidrs.iter().map(ToString::to_string)));
+    }
     if let Some(primary) = facts.primary {
         put("local-hostname", host_name(&primary.to_string(), &identity.facts.region));
     }

@@ -1,5 +1,7 @@
 //! From an answer to the Query protocol's XML (element names: spec 03 §6.3).
 
+use std::fmt::Display;
+
 use reservoir_core::limits::{Hypervisor, InstanceLimits};
 
 use super::ec2::VERSION;
@@ -50,9 +52,28 @@ pub fn reply(action: &str, reply: &Reply, account: &str, request_id: &str) -> St
                 });
                 x.leaf("return", true);
             }
+            Reply::AssignedIpv6 { eni, addresses, prefixes } => {
+                x.leaf("networkInterfaceId", eni);
+                plain(x, "assignedIpv6Addresses", addresses);
+                plain(x, "assignedIpv6PrefixSet", prefixes);
+            }
+            Reply::UnassignedIpv6 { eni, addresses, prefixes } => {
+                x.leaf("networkInterfaceId", eni);
+                plain(x, "unassignedIpv6Addresses", addresses);
+                plain(x, "unassignedIpv6PrefixSet", prefixes);
+            }
         }
     });
     xml.finish()
+}
+
+/// A list of plain texts.
+fn plain<T: Display>(x: &mut Xml, name: &str, items: &[T]) {
+    x.node(name, |x| {
+        for item in items {
+            x.leaf("item", item);
+        }
+    });
 }
 
 /// The body of a refusal.
@@ -92,7 +113,7 @@ fn interface(x: &mut Xml, eni: &Eni, account: &str) {
         .leaf("status", eni.status())
         .leaf("macAddress", &eni.mac)
         .leaf("sourceDestCheck", true)
-        .leaf("interfaceType", &eni.interface_type);
+        .leaf("interfaceType", eni.interface_type.as_str());
     x.set("groupSet", &eni.groups, |x, group| {
         x.leaf("groupId", group).leaf("groupName", group.replacen("sg-", "group-", 1));
     });
@@ -118,8 +139,15 @@ fn interface(x: &mut Xml, eni: &Eni, account: &str) {
     x.set("ipv4PrefixSet", &eni.prefixes, |x, prefix| {
         x.leaf("ipv4Prefix", prefix);
     });
-    x.set("ipv6AddressesSet", None::<()>, |_, ()| {});
-    x.set("ipv6PrefixSet", None::<()>, |_, ()| {});
+    if let Some(own) = eni.ipv6.first() {
+        x.leaf("ipv6Address", own);
+    }
+    x.set("ipv6AddressesSet", &eni.ipv6, |x, address| {
+        x.leaf("ipv6Address", address);
+    });
+    x.set("ipv6PrefixSet", &eni.ipv6_prefixes, |x, prefix| {
+        x.leaf("ipv6Prefix", prefix);
+    });
     if let Some(t) = eni.tracking {
         x.node("connectionTrackingConfiguration", |x| {
             let timeouts = [
@@ -156,7 +184,12 @@ fn subnet(x: &mut Xml, subnet: &SubnetView, account: &str) {
         .leaf("cidrBlock", subnet.cidr)
         .leaf("availableIpAddressCount", subnet.free)
         .leaf("availabilityZone", &subnet.availability_zone);
-    x.set("ipv6CidrBlockAssociationSet", None::<()>, |_, ()| {});
+    x.set("ipv6CidrBlockAssociationSet", &subnet.ipv6_cidr, |x, cidr| {
+        x.leaf("associationId", subnet.id.replacen("subnet-", "subnet-cidr-assoc-", 1)).leaf("ipv6CidrBlock", cidr);
+        x.node("ipv6CidrBlockState", |x| {
+            x.leaf("state", "associated");
+        });
+    });
     tags(x, subnet.tags.iter().map(|(k, v)| (k, v)));
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::aws::{AttachmentStatus, Aws};
-use super::ops::Op;
+use super::aws::{AttachmentStatus, Aws, InterfaceType};
+use super::ops::{Op, Reply};
 
 pub(super) const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
 const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
@@ -60,13 +60,21 @@ impl Aws {
         let unmanaged = |id: &&str| {
             self.enis.get(*id).is_some_and(|e| {
                 e.tags.get(NO_MANAGE_TAG).is_some_and(|v| v == "true")
-                    || matches!(e.interface_type.as_str(), "trunk" | "efa-only")
+                    || matches!(e.interface_type, InterfaceType::Trunk | InterfaceType::EfaOnly)
             })
         };
         let found = ids.into_iter().filter(unmanaged);
         let new: Vec<_> =
             found.map(|id| Violation::UnmanagedChanged { eni: id.to_owned(), action: op.api() }).collect();
         self.violations.extend(new);
+    }
+
+    pub(super) fn watch_created(&mut self, op: &Op, reply: &Reply) {
+        if let (Op::CreateNetworkInterface(create), Reply::Created(eni)) = (op, reply)
+            && !create.tags.iter().any(|(key, _)| key == INSTANCE_TAG)
+        {
+            self.violations.push(Violation::Untagged { eni: eni.id.clone() });
+        }
     }
 
     pub(super) fn audit(&self, now: Duration, grace: Duration) -> Vec<Violation> {

@@ -2,20 +2,22 @@
 //! what must follow later; [`super::sim`] knows when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use reservoir_core::cloud::ConnectionTracking;
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
+use serde::{Deserialize, Serialize};
 
-use super::audit::{INSTANCE_TAG, Violation};
-use super::config::{Config, ConfigError, InstanceConfig};
+use super::audit::Violation;
+use super::config::{Config, ConfigError, InstanceConfig, SubnetConfig};
 use super::delays::Random;
 use super::links::Addresses;
 use super::ops::Create;
 use super::refusal::Refusal;
 use super::subnet::AddressPool;
+use super::subnet6::Ipv6Pool;
 
 /// The account in one region.
 #[derive(Debug, Clone)]
@@ -24,6 +26,7 @@ pub struct Aws {
     pub account: String,
     pub vpc: String,
     pub vpc_cidrs: Vec<Ipv4Net>,
+    pub vpc_ipv6_cidrs: Vec<IpNet>,
     pub(super) groups: Vec<String>,
     pub(super) subnets: Vec<Subnet>,
     pub(super) instances: BTreeMap<String, Instance>,
@@ -48,6 +51,8 @@ pub(super) struct Subnet {
     pub tags: BTreeMap<String, String>,
     pub foreign: bool,
     pub pool: AddressPool,
+    pub ipv6: Option<Ipv6Pool>,
+    /// What others in the VPC hold.
     pub taken: Vec<Ipv4Addr>,
 }
 
@@ -73,12 +78,15 @@ pub struct Eni {
     pub vpc: String,
     pub availability_zone: String,
     pub description: String,
-    pub interface_type: String,
+    pub interface_type: InterfaceType,
     pub groups: Vec<String>,
     pub tags: BTreeMap<String, String>,
     pub primary: Option<Ipv4Addr>,
     pub secondary: Vec<Ipv4Addr>,
     pub prefixes: Vec<Ipv4Net>,
+    /// The first is the interface's own.
+    pub ipv6: Vec<Ipv6Addr>,
+    pub ipv6_prefixes: Vec<IpNet>,
     pub tracking: Option<ConnectionTracking>,
     pub attachment: Option<Attachment>,
     /// When it came to be in its present state.
@@ -87,6 +95,41 @@ pub struct Eni {
     pub(super) visible_from: Duration,
     /// Made through the API.
     pub(super) created: bool,
+}
+
+/// What kind of interface it is (spec 03 §10.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterfaceType {
+    #[default]
+    Interface,
+    Trunk,
+    Efa,
+    /// Has no address.
+    EfaOnly,
+}
+
+impl InterfaceType {
+    /// EC2's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interface => "interface",
+            Self::Trunk => "trunk",
+            Self::Efa => "efa",
+            Self::EfaOnly => "efa-only",
+        }
+    }
+}
+
+impl std::str::FromStr for InterfaceType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Interface, Self::Trunk, Self::Efa, Self::EfaOnly];
+        let found = all.into_iter().find(|t| t.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is no interface type: interface, trunk, efa or efa-only"))
+    }
 }
 
 /// How an interface hangs on an instance.
@@ -147,7 +190,17 @@ impl Eni {
     /// All it owns.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
-        Addresses { primary: self.primary, secondary: self.secondary.clone(), prefixes: self.prefixes.clone() }
+        Addresses {
+            primary: self.primary,
+            secondary: self.secondary.clone(),
+            prefixes: self.prefixes.clone(),
+            ipv6: self.ipv6.clone(),
+            ipv6_prefixes: self.ipv6_prefixes.clone(),
+        }
+    }
+
+    pub(super) fn ipv6_slots_taken(&self) -> u32 {
+        (self.ipv6.len() + self.ipv6_prefixes.len()) as u32
     }
 
     pub(super) fn slots_taken(&self) -> u32 {
@@ -163,6 +216,7 @@ impl Aws {
             account: config.account.clone(),
             vpc: config.vpc.id.clone(),
             vpc_cidrs: config.vpc.cidrs.clone(),
+            vpc_ipv6_cidrs: config.vpc.ipv6_cidrs.clone(),
             groups: config.security_groups.clone(),
             subnets: Vec::new(),
             instances: BTreeMap::new(),
@@ -177,21 +231,9 @@ impl Aws {
             eni_quota: config.eni_quota,
             failed_token_binds: config.failed_token_binds,
         };
-        for s in &config.subnets {
-            let mut pool = AddressPool::new(s.cidr);
-            for &address in &s.taken {
-                if !pool.take(address) {
-                    return Err(ConfigError::Address { subnet: s.id.clone(), address });
-                }
-            }
-            aws.subnets.push(Subnet {
-                id: s.id.clone(),
-                availability_zone: s.availability_zone.clone(),
-                tags: s.tags.clone(),
-                foreign: s.foreign,
-                pool,
-                taken: s.taken.clone(),
-            });
+        for subnet in &config.subnets {
+            let subnet = aws.subnet(subnet)?;
+            aws.subnets.push(subnet);
         }
         // Chosen addresses first, so that no drawn one takes them away.
         let (fixed, drawn): (Vec<_>, Vec<_>) = config.instances.iter().partition(|i| i.address.is_some());
@@ -199,6 +241,42 @@ impl Aws {
             aws.launch(instance, Duration::ZERO)?;
         }
         Ok(aws)
+    }
+
+    pub(super) fn subnet(&mut self, config: &SubnetConfig) -> Result<Subnet, ConfigError> {
+        let mut pool = AddressPool::new(config.cidr);
+        let mut ipv6 = config.ipv6_cidr.map(Ipv6Pool::new);
+        for r in &config.reservations {
+            let inside = match (r.cidr.as_ipv4(), &mut ipv6) {
+                (Some(block), _) => pool.reserve(block, r.kind),
+                (None, Some(ipv6)) if r.cidr.length() >= 64 && ipv6.cidr().contains(r.cidr.network()) => {
+                    ipv6.reserve(r.cidr);
+                    true
+                }
+                (None, _) => false,
+            };
+            if !inside {
+                return Err(ConfigError::Reservation { subnet: config.id.clone(), cidr: r.cidr });
+            }
+        }
+        for &address in &config.taken {
+            if !pool.take(address) {
+                return Err(ConfigError::Address { subnet: config.id.clone(), address: address.into() });
+            }
+        }
+        let mut taken = config.taken.clone();
+        if let Some(leave) = config.free_blocks {
+            taken.extend(pool.fragment(leave, &mut self.random));
+        }
+        Ok(Subnet {
+            id: config.id.clone(),
+            availability_zone: config.availability_zone.clone(),
+            tags: config.tags.clone(),
+            foreign: config.foreign,
+            pool,
+            ipv6,
+            taken,
+        })
     }
 
     /// Starts an instance; it comes with its primary interface, attached and delete-on-termination.
@@ -214,17 +292,30 @@ impl Aws {
         let zone = subnet.availability_zone.clone();
         let primary = match config.address {
             Some(address) if subnet.pool.take(address) => address,
-            Some(address) => return Err(ConfigError::Address { subnet: subnet.id.clone(), address }),
+            Some(address) => {
+                return Err(ConfigError::Address { subnet: subnet.id.clone(), address: address.into() });
+            }
             None => subnet
                 .pool
                 .take_addresses(1, &mut self.random)
                 .and_then(|a| a.first().copied())
                 .ok_or_else(|| ConfigError::Full { subnet: config.subnet.clone(), instance: config.id.clone() })?,
         };
+        let mut ipv6 = Vec::new();
+        if let Some(address) = config.ipv6_address {
+            if !subnet.ipv6.as_mut().is_some_and(|pool| pool.take(address)) {
+                return Err(ConfigError::Address { subnet: subnet.id.clone(), address: address.into() });
+            }
+            ipv6.push(address);
+        } else if let Some(pool) = &mut subnet.ipv6 {
+            // A subnet with IPv6 gives every machine its address, as EKS sets them up.
+            ipv6.extend(pool.take_addresses(1, &mut self.random).into_iter().flatten());
+        }
         let groups =
             if config.security_groups.is_empty() { self.groups[..1].to_vec() } else { config.security_groups.clone() };
         let mut eni = self.blank_eni(&config.subnet, &zone, now);
         eni.primary = Some(primary);
+        eni.ipv6 = ipv6;
         eni.groups = groups;
         eni.tags = config.eni_tags.clone();
         eni.attachment = Some(Attachment {
@@ -269,35 +360,6 @@ impl Aws {
         Ok(())
     }
 
-    /// Attaches a trunk interface the way the cluster's resource controller does: highest free device index.
-    pub(super) fn attach_trunk(&mut self, id: &str, now: Duration) -> Result<String, Refusal> {
-        let instance = self.instances.get(id).filter(|i| !i.terminated).ok_or_else(|| Refusal::no_instance(id))?;
-        let subnet = self.enis.get(&instance.primary_eni).map(|e| e.subnet.clone()).unwrap_or_default();
-        let highest = (1..instance.limits.enis).rev().find(|&index| !self.index_taken(instance, index, 0));
-        let device_index = highest.ok_or_else(|| {
-            Refusal::new("AttachmentLimitExceeded", format!("Instance {id} has no free device index"))
-        })?;
-        let create = Create {
-            subnet,
-            description: "aws-k8s-trunk-eni".to_owned(),
-            tags: vec![
-                ("eks:eni:owner".to_owned(), "eks-vpc-resource-controller".to_owned()),
-                (INSTANCE_TAG.to_owned(), id.to_owned()),
-            ],
-            ..Create::default()
-        };
-        let eni = self.make(&create, now)?;
-        if let Some(eni) = self.enis.get_mut(&eni) {
-            eni.interface_type = "trunk".to_owned();
-            eni.created = false;
-        }
-        self.attach(&eni, id, device_index, 0, now)?;
-        if let Some(attachment) = self.enis.get_mut(&eni).and_then(|e| e.attachment.as_mut()) {
-            attachment.delete_on_termination = true;
-        }
-        Ok(eni)
-    }
-
     /// Ends the attachment of `eni`: available, and off the instance.
     pub(super) fn detached(&mut self, id: &str, now: Duration) {
         let Some(eni) = self.enis.get_mut(id) else { return };
@@ -330,6 +392,10 @@ impl Aws {
         if let Some(subnet) = self.subnets.iter_mut().find(|s| s.id == eni.subnet) {
             eni.primary.iter().chain(&eni.secondary).for_each(|&a| subnet.pool.release(a));
             eni.prefixes.iter().for_each(|&p| subnet.pool.release_prefix(p));
+            if let Some(pool) = &mut subnet.ipv6 {
+                eni.ipv6.iter().for_each(|&a| pool.release(a));
+                eni.ipv6_prefixes.iter().for_each(|&p| pool.release_prefix(p));
+            }
         }
         self.effects.push(Effect::Deleted(id.to_owned()));
     }
@@ -349,12 +415,14 @@ impl Aws {
             vpc: self.vpc.clone(),
             availability_zone: zone.to_owned(),
             description: String::new(),
-            interface_type: "interface".to_owned(),
+            interface_type: InterfaceType::Interface,
             groups: Vec::new(),
             tags: BTreeMap::new(),
             primary: None,
             secondary: Vec::new(),
             prefixes: Vec::new(),
+            ipv6: Vec::new(),
+            ipv6_prefixes: Vec::new(),
             tracking: None,
             attachment: None,
             since: now,

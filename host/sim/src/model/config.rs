@@ -1,14 +1,15 @@
 //! What the simulated account contains, from JSON or from defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
 use serde::{Deserialize, Serialize};
 
 use super::delays::Delays;
 use super::fault::Fault;
+use super::subnet::Keep;
 use super::throttle::{Bucket, ThrottleConfig};
 
 /// The whole simulation. Every field has a default: one VPC, one subnet, one instance, no delays.
@@ -43,6 +44,8 @@ pub struct Config {
 pub struct Vpc {
     pub id: String,
     pub cidrs: Vec<Ipv4Net>,
+    /// /44 to /60.
+    pub ipv6_cidrs: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +53,9 @@ pub struct Vpc {
 pub struct SubnetConfig {
     pub id: String,
     pub cidr: Ipv4Net,
+    /// A /64 of the VPC. Every instance of such a subnet has an IPv6 address.
+    #[serde(default)]
+    pub ipv6_cidr: Option<IpNet>,
     #[serde(default = "zone")]
     pub availability_zone: String,
     #[serde(default)]
@@ -60,6 +66,71 @@ pub struct SubnetConfig {
     /// Addresses somebody else in the VPC holds.
     #[serde(default)]
     pub taken: Vec<Ipv4Addr>,
+    /// Others hold one address of every aligned /28 but so many.
+    #[serde(default)]
+    pub free_blocks: Option<u32>,
+    /// Subnet CIDR reservations.
+    #[serde(default)]
+    pub reservations: Vec<ReservationConfig>,
+}
+
+/// A part of a subnet that is not given out freely.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReservationConfig {
+    /// A /28 or shorter, or in the subnet's IPv6 block.
+    pub cidr: IpNet,
+    #[serde(rename = "type")]
+    pub kind: Keep,
+}
+
+impl SubnetConfig {
+    /// With defaults for all the rest.
+    #[must_use]
+    pub fn new(id: &str, cidr: Ipv4Net) -> Self {
+        Self {
+            id: id.to_owned(),
+            cidr,
+            ipv6_cidr: None,
+            availability_zone: zone(),
+            tags: BTreeMap::new(),
+            foreign: false,
+            taken: Vec::new(),
+            free_blocks: None,
+            reservations: Vec::new(),
+        }
+    }
+
+    /// Whether its blocks lie in the VPC.
+    pub(super) fn check(&self, vpc: &[Ipv4Net], vpc_ipv6: &[IpNet]) -> Result<(), ConfigError> {
+        let inside = |vpc: &Ipv4Net| vpc.length() <= self.cidr.length() && vpc.contains(self.cidr.network());
+        if !(16..=28).contains(&self.cidr.length()) || !vpc.iter().any(inside) {
+            return Err(ConfigError::Subnet { subnet: self.id.clone(), cidr: self.cidr, vpc: list(vpc) });
+        }
+        if let Some(cidr) = self.ipv6_cidr {
+            let inside = |vpc: &IpNet| vpc.length() <= 64 && vpc.contains(cidr.network());
+            if cidr.is_ipv4() || cidr.length() != 64 || !vpc_ipv6.iter().any(inside) {
+                return Err(ConfigError::SubnetIpv6 { subnet: self.id.clone(), cidr, vpc: list(vpc_ipv6) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether its blocks and another subnet's are apart.
+    pub(super) fn check_apart(&self, id: &str, cidr: Ipv4Net, ipv6: Option<IpNet>) -> Result<(), ConfigError> {
+        let overlap = cidr.contains(self.cidr.network()) || self.cidr.contains(cidr.network());
+        if overlap || (ipv6.is_some() && ipv6 == self.ipv6_cidr) {
+            return Err(ConfigError::Overlap(id.to_owned(), self.id.clone()));
+        }
+        Ok(())
+    }
+
+    /// With one more tag.
+    #[must_use]
+    pub fn tag(mut self, key: &str, value: &str) -> Self {
+        self.tags.insert(key.to_owned(), value.to_owned());
+        self
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,6 +143,9 @@ pub struct InstanceConfig {
     /// Primary address; chosen by the subnet when absent.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// Primary IPv6 address; chosen by the subnet, where it has IPv6, when absent.
+    #[serde(default)]
+    pub ipv6_address: Option<Ipv6Addr>,
     /// Security groups of the primary interface; the default group when empty.
     #[serde(default)]
     pub security_groups: Vec<String>,
@@ -113,6 +187,10 @@ impl DelaysConfig {
     }
 }
 
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn zone() -> String {
     "us-west-2a".to_owned()
 }
@@ -123,7 +201,8 @@ fn instant() -> String {
 
 impl Default for Vpc {
     fn default() -> Self {
-        Self { id: "vpc-0b6c1d2e3f4a59687".to_owned(), cidrs: vec![Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), 16)] }
+        let cidrs = vec![Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), 16)];
+        Self { id: "vpc-0b6c1d2e3f4a59687".to_owned(), cidrs, ipv6_cidrs: Vec::new() }
     }
 }
 
@@ -135,14 +214,7 @@ impl Default for Config {
             account: "111122223333".to_owned(),
             vpc: Vpc::default(),
             security_groups: vec!["sg-0d4e1f6a7b8c9d0e1".to_owned(), "sg-0f2a3b4c5d6e7f809".to_owned()],
-            subnets: vec![SubnetConfig {
-                id: subnet.to_owned(),
-                cidr: Ipv4Net::new(Ipv4Addr::new(10, 0, 32, 0), 20),
-                availability_zone: zone(),
-                tags: BTreeMap::new(),
-                foreign: false,
-                taken: Vec::new(),
-            }],
+            subnets: vec![SubnetConfig::new(subnet, Ipv4Net::new(Ipv4Addr::new(10, 0, 32, 0), 20))],
             instances: vec![InstanceConfig::new("i-0c3f1a9d27b6e4851", "c5.4xlarge", subnet)],
             delays: DelaysConfig::Profile(instant()),
             throttle: ThrottleConfig::Off,
@@ -166,6 +238,7 @@ impl InstanceConfig {
             instance_type: instance_type.to_owned(),
             subnet: subnet.to_owned(),
             address: None,
+            ipv6_address: None,
             security_groups: Vec::new(),
             eni_tags: BTreeMap::new(),
             imds_listen: None,
@@ -192,12 +265,18 @@ pub enum ConfigError {
     NoGroup,
     #[error("subnet {subnet} {cidr}: EC2 takes a /16 to a /28 inside the VPC ({vpc})")]
     Subnet { subnet: String, cidr: Ipv4Net, vpc: String },
+    #[error("VPC block {0}: an IPv6 block of a VPC is a /44 to a /60")]
+    VpcIpv6(IpNet),
+    #[error("subnet {subnet} {cidr}: an IPv6 block of a subnet is a /64 inside the VPC's ({vpc})")]
+    SubnetIpv6 { subnet: String, cidr: IpNet, vpc: String },
+    #[error("reservation {cidr} in subnet {subnet}: give a /28 or shorter inside it, or a part of its IPv6 block")]
+    Reservation { subnet: String, cidr: IpNet },
     #[error("subnets {0} and {1} overlap: give each its own block")]
     Overlap(String, String),
     #[error("{kind} {id} appears twice: ids are unique")]
     Twice { kind: &'static str, id: String },
     #[error("address {address} cannot be taken in subnet {subnet}: outside, reserved by EC2 or taken before")]
-    Address { subnet: String, address: Ipv4Addr },
+    Address { subnet: String, address: IpAddr },
     #[error("instance {instance}: {what} {value:?} does not exist")]
     Unknown { instance: String, what: &'static str, value: String },
     #[error("subnet {subnet} has no address left for instance {instance}")]
@@ -240,19 +319,17 @@ impl Config {
     }
 
     fn check_subnets(&self) -> Result<(), ConfigError> {
-        for (i, s) in self.subnets.iter().enumerate() {
-            let inside = |vpc: &Ipv4Net| vpc.length() <= s.cidr.length() && vpc.contains(s.cidr.network());
-            if !(16..=28).contains(&s.cidr.length()) || !self.vpc.cidrs.iter().any(inside) {
-                let vpc = self.vpc.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Err(ConfigError::Subnet { subnet: s.id.clone(), cidr: s.cidr, vpc });
-            }
+        let fits = |block: &&IpNet| !block.is_ipv4() && (44..=60).contains(&block.length());
+        if let Some(&block) = self.vpc.ipv6_cidrs.iter().find(|b| !fits(b)) {
+            return Err(ConfigError::VpcIpv6(block));
+        }
+        for (i, subnet) in self.subnets.iter().enumerate() {
+            subnet.check(&self.vpc.cidrs, &self.vpc.ipv6_cidrs)?;
             for other in &self.subnets[..i] {
-                if other.id == s.id {
-                    return Err(ConfigError::Twice { kind: "subnet", id: s.id.clone() });
+                if other.id == subnet.id {
+                    return Err(ConfigError::Twice { kind: "subnet", id: subnet.id.clone() });
                 }
-                if other.cidr.contains(s.cidr.network()) || s.cidr.contains(other.cidr.network()) {
-                    return Err(ConfigError::Overlap(other.id.clone(), s.id.clone()));
-                }
+                subnet.check_apart(&other.id, other.cidr, other.ipv6_cidr)?;
             }
         }
         Ok(())
@@ -312,6 +389,8 @@ mod tests {
             (r#"{"subnets":[{"id":"a","cidr":"10.0.0.0/24"},{"id":"b","cidr":"10.0.0.128/25"}]}"#, "a and b overlap"),
             (r#"{"instances":[{"id":"i-1","type":"c5.huge","subnet":"x"}]}"#, "c5.huge"),
             (r#"{"instances":[{"id":"i-1","type":"c5.large","subnet":"x"}]}"#, "\"x\""),
+            (r#"{"vpc":{"ipv6_cidrs":["10.0.0.0/16"]}}"#, "/44 to a /60"),
+            (r#"{"subnets":[{"id":"s","cidr":"10.0.0.0/24","ipv6_cidr":"2001:db8::/64"}]}"#, "2001:db8::/64"),
             (r#"{"flaky":2}"#, "flaky = 2"),
             (r#"{"security_groups":[]}"#, "default group"),
             (r#"{"sede":2}"#, "sede"),

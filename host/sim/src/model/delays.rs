@@ -166,6 +166,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// Another sequence, independent of this one.
+    #[must_use]
+    pub fn fork(&mut self) -> Self {
+        Self(self.bits())
+    }
+
     /// Uniform in `[0, n)`; 0 for n = 0.
     pub fn below(&mut self, n: u32) -> u32 {
         ((u128::from(self.bits()) * u128::from(n)) >> 64) as u32

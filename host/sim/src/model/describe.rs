@@ -8,6 +8,7 @@ use reservoir_core::limits::InstanceLimits;
 use super::aws::{Aws, Eni, Instance};
 use super::ops::{Filter, InstanceView, Op, Query, Reply, SubnetView};
 use super::refusal::Refusal;
+use super::subnet6::Ipv6Pool;
 
 impl Aws {
     pub(super) fn describe(&self, op: &Op, now: Duration) -> Result<Reply, Refusal> {
@@ -97,6 +98,7 @@ impl Aws {
             id: s.id.clone(),
             vpc: self.vpc.clone(),
             cidr: s.pool.cidr(),
+            ipv6_cidr: s.ipv6.as_ref().map(Ipv6Pool::cidr),
             availability_zone: s.availability_zone.clone(),
             free: s.pool.free(),
             tags: s.tags.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),

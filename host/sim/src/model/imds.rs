@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use reservoir_core::cloud::{AttachedInterface, Instance as InstanceFacts};
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 
 use super::aws::{Aws, Eni};
+use super::subnet6::Ipv6Pool;
 
 /// One instance's metadata.
 #[derive(Debug, Clone, Default)]
@@ -39,9 +40,9 @@ impl MetadataInterface {
                 primary: eni.primary,
                 secondary: eni.secondary.clone(),
                 prefixes: eni.prefixes.clone(),
-                subnet_ipv6_cidr: None,
-                ipv6: vec![],
-                ipv6_prefixes: vec![],
+                subnet_ipv6_cidr: subnet.ipv6.as_ref().filter(|_| !eni.ipv6.is_empty()).map(Ipv6Pool::cidr),
+                ipv6: eni.ipv6.clone(),
+                ipv6_prefixes: eni.ipv6_prefixes.clone(),
             },
             vpc: eni.vpc.clone(),
             groups: eni.groups.clone(),
@@ -55,6 +56,7 @@ pub struct Identity {
     pub facts: InstanceFacts,
     pub account: String,
     pub vpc_cidrs: Vec<Ipv4Net>,
+    pub vpc_ipv6_cidrs: Vec<IpNet>,
 }
 
 impl Identity {
@@ -66,7 +68,7 @@ impl Identity {
                 region: aws.region.clone(),
                 availability_zone: machine.availability_zone.clone(),
                 local_ipv4: eni.primary.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                local_ipv6: None,
+                local_ipv6: eni.ipv6.first().copied(),
                 instance_id: machine.id.clone(),
                 instance_type: machine.instance_type.clone(),
                 mac: eni.mac.clone(),
@@ -76,6 +78,7 @@ impl Identity {
             },
             account: aws.account.clone(),
             vpc_cidrs: aws.vpc_cidrs.clone(),
+            vpc_ipv6_cidrs: aws.vpc_ipv6_cidrs.clone(),
         })
     }
 }

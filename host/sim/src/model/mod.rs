@@ -3,6 +3,7 @@
 //! [`aws`] holds the account's state, [`ops`] the vocabulary of calls, `operations` and [`describe`] their rules, [`sim`] time, delays,
 //! throttling and faults around them.
 
+mod assignment;
 pub mod audit;
 pub mod aws;
 pub mod config;
@@ -13,9 +14,11 @@ pub mod imds;
 pub mod journal;
 pub mod links;
 mod operations;
+pub mod operator;
 pub mod ops;
 pub mod refusal;
 mod request;
 pub mod sim;
 pub mod subnet;
+pub mod subnet6;
 pub mod throttle;

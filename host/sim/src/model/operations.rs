@@ -1,25 +1,20 @@
 //! EC2's mutating operations and what they refuse (spec 03 §16.1, §16.2).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use reservoir_core::ip::Ipv4Net;
-
-use super::audit::{INSTANCE_TAG, Violation};
-use super::aws::{Attachment, AttachmentStatus, Aws, Effect, Instance};
+use super::assignment::{check_counts, too_many_addresses};
+use super::aws::{Attachment, AttachmentStatus, Aws, Effect, Instance, InterfaceType, Subnet};
+use super::config::{ConfigError, SubnetConfig};
 use super::ops::{Create, Op, Reply};
 use super::refusal::Refusal;
 
-/// Addresses of an interface that no instance type bounds yet.
-const MOST_ADDRESSES: u32 = 50;
 const MOST_TAGS: usize = 50;
 const MOST_GROUPS: usize = 16;
 
 impl Aws {
     /// One mutating operation. Describe calls are in [`super::describe`].
     pub(super) fn apply(&mut self, op: &Op, now: Duration) -> Result<Reply, Refusal> {
-        self.watch_unmanaged(op);
         match op {
             Op::CreateNetworkInterface(create) => self.create(create, now),
             Op::AttachNetworkInterface { eni, instance, device_index, card } => {
@@ -32,6 +27,8 @@ impl Aws {
             Op::DeleteNetworkInterface { eni } => self.delete(eni),
             Op::AssignPrivateIpAddresses { eni, addresses, prefixes } => self.assign(eni, *addresses, *prefixes),
             Op::UnassignPrivateIpAddresses { eni, addresses, prefixes } => self.unassign(eni, addresses, prefixes),
+            Op::AssignIpv6Addresses { eni, addresses, prefixes } => self.assign_ipv6(eni, *addresses, *prefixes),
+            Op::UnassignIpv6Addresses { eni, addresses, prefixes } => self.unassign_ipv6(eni, addresses, prefixes),
             Op::CreateTags { resources, tags } => self.tag(resources, tags),
             Op::DescribeNetworkInterfaces(_)
             | Op::DescribeInstances(_)
@@ -60,9 +57,6 @@ impl Aws {
             self.tokens.insert(token.clone(), (create.clone(), made.as_ref().ok().cloned()));
         }
         let id = made?;
-        if !create.tags.iter().any(|(key, _)| key == INSTANCE_TAG) {
-            self.violations.push(Violation::Untagged { eni: id.clone() });
-        }
         let eni = self.enis.get(&id).ok_or_else(|| Refusal::no_interface(&id))?;
         Ok(Reply::Created(Box::new(eni.clone())))
     }
@@ -70,8 +64,10 @@ impl Aws {
     pub(super) fn make(&mut self, create: &Create, now: Duration) -> Result<String, Refusal> {
         self.check_groups(&create.groups)?;
         check_tags(&BTreeMap::new(), &create.tags)?;
-        if create.addresses > 0 && create.prefixes > 0 {
-            return Err(exclusive());
+        let own = u32::from(create.interface_type != InterfaceType::EfaOnly);
+        check_counts(create, own)?;
+        if own == 0 && create.addresses + create.prefixes + create.ipv6_addresses + create.ipv6_prefixes > 0 {
+            return Err(Refusal::new("InvalidParameterCombination", "An efa-only interface has no addresses"));
         }
         let at = self.subnets.iter().position(|s| s.id == create.subnet);
         let at = at.ok_or_else(|| Refusal::no_subnet(&create.subnet))?;
@@ -81,21 +77,16 @@ impl Aws {
                 format!("The maximum number of network interfaces has been reached: {}", self.eni_quota),
             ));
         }
-        if create.addresses.saturating_add(create.prefixes) >= MOST_ADDRESSES {
-            return Err(too_many_addresses(create.addresses.saturating_add(create.prefixes)));
-        }
-        let pool = &mut self.subnets[at].pool;
-        let mut addresses =
-            pool.take_addresses(1 + create.addresses, &mut self.random).ok_or_else(|| no_address(&create.subnet))?;
-        let Some(prefixes) = pool.take_prefixes(create.prefixes, &mut self.random) else {
-            addresses.into_iter().for_each(|a| pool.release(a));
-            return Err(no_block());
-        };
+        let taken = self.subnets[at].take_for(create, own, &mut self.random)?;
         let zone = self.subnets[at].availability_zone.clone();
         let mut eni = self.blank_eni(&create.subnet, &zone, now);
-        eni.primary = Some(addresses.remove(0));
-        eni.secondary = addresses;
-        eni.prefixes = prefixes;
+        let mut addresses = taken.addresses.into_iter();
+        eni.primary = if own > 0 { addresses.next() } else { None };
+        eni.secondary = addresses.collect();
+        eni.prefixes = taken.prefixes;
+        eni.ipv6 = taken.ipv6;
+        eni.ipv6_prefixes = taken.ipv6_prefixes;
+        eni.interface_type = create.interface_type;
         eni.description = create.description.clone();
         eni.groups = if create.groups.is_empty() { self.groups[..1].to_vec() } else { create.groups.clone() };
         eni.tags = create.tags.iter().cloned().collect();
@@ -144,8 +135,9 @@ impl Aws {
                 "Instance '{instance}' already has an interface attached at device index '{device_index}'."
             )));
         }
-        if eni.slots_taken() > machine.limits.ipv4_per_eni {
-            return Err(too_many_addresses(eni.slots_taken()));
+        let slots = eni.slots_taken().max(eni.ipv6_slots_taken());
+        if slots > machine.limits.ipv4_per_eni {
+            return Err(too_many_addresses(slots));
         }
         let attachment = self.fresh_id("eni-attach");
         if let (Some(eni), Some(machine)) = (self.enis.get_mut(id), self.instances.get_mut(instance)) {
@@ -227,57 +219,6 @@ impl Aws {
         Ok(Reply::Done)
     }
 
-    fn assign(&mut self, id: &str, addresses: u32, prefixes: u32) -> Result<Reply, Refusal> {
-        let eni = self.enis.get_mut(id).ok_or_else(|| Refusal::no_interface(id))?;
-        if addresses > 0 && prefixes > 0 {
-            return Err(exclusive());
-        }
-        let wanted = addresses.max(prefixes);
-        if wanted == 0 {
-            return Err(Refusal::new(
-                "MissingParameter",
-                "Give SecondaryPrivateIpAddressCount or Ipv4PrefixCount, one or more",
-            ));
-        }
-        let instance = eni.attachment.as_ref().and_then(|a| self.instances.get(&a.instance));
-        let most = instance.map_or(MOST_ADDRESSES, |i| i.limits.ipv4_per_eni);
-        if eni.slots_taken().saturating_add(wanted) > most {
-            return Err(too_many_addresses(eni.slots_taken().saturating_add(wanted)));
-        }
-        let subnet = self.subnets.iter_mut().find(|s| s.id == eni.subnet);
-        let pool = &mut subnet.ok_or_else(|| Refusal::no_subnet(&eni.subnet))?.pool;
-        let new_addresses = pool.take_addresses(addresses, &mut self.random).ok_or_else(|| no_address(&eni.subnet))?;
-        let new_prefixes = pool.take_prefixes(prefixes, &mut self.random).ok_or_else(no_block)?;
-        eni.secondary.extend(&new_addresses);
-        eni.prefixes.extend(&new_prefixes);
-        self.effects.push(Effect::Addresses(id.to_owned()));
-        Ok(Reply::Assigned { eni: id.to_owned(), addresses: new_addresses, prefixes: new_prefixes })
-    }
-
-    fn unassign(&mut self, id: &str, addresses: &[Ipv4Addr], prefixes: &[Ipv4Net]) -> Result<Reply, Refusal> {
-        let eni = self.enis.get_mut(id).ok_or_else(|| Refusal::no_interface(id))?;
-        if addresses.is_empty() && prefixes.is_empty() {
-            return Err(Refusal::new("MissingParameter", "Give PrivateIpAddresses or Ipv4Prefixes, one or more"));
-        }
-        if let Some(address) = addresses.iter().find(|&&a| eni.primary == Some(a)) {
-            return Err(Refusal::invalid(format!("The primary private IP address {address} cannot be unassigned")));
-        }
-        if let Some(address) = addresses.iter().find(|a| !eni.secondary.contains(a)) {
-            return Err(Refusal::invalid(format!("Some of [{address}] are not assigned to interface {id}")));
-        }
-        if let Some(prefix) = prefixes.iter().find(|p| !eni.prefixes.contains(p)) {
-            return Err(Refusal::invalid(format!("Some of [{prefix}] are not assigned to interface {id}")));
-        }
-        eni.secondary.retain(|a| !addresses.contains(a));
-        eni.prefixes.retain(|p| !prefixes.contains(p));
-        if let Some(subnet) = self.subnets.iter_mut().find(|s| s.id == eni.subnet) {
-            addresses.iter().for_each(|&a| subnet.pool.release(a));
-            prefixes.iter().for_each(|&p| subnet.pool.release_prefix(p));
-        }
-        self.effects.push(Effect::Addresses(id.to_owned()));
-        Ok(Reply::Done)
-    }
-
     fn tag(&mut self, resources: &[String], tags: &[(String, String)]) -> Result<Reply, Refusal> {
         if resources.is_empty() || tags.is_empty() {
             return Err(Refusal::new("MissingParameter", "Give ResourceId and Tag, one or more of each"));
@@ -292,6 +233,55 @@ impl Aws {
             }
         }
         Ok(Reply::Done)
+    }
+
+    pub(super) fn untag(&mut self, id: &str, keys: &[String]) -> Result<(), Refusal> {
+        self.tags_of(id)?.retain(|key, _| !keys.contains(key));
+        self.effects.push(Effect::Touched(id.to_owned()));
+        Ok(())
+    }
+
+    fn subnet_mut(&mut self, id: &str) -> Result<&mut Subnet, Refusal> {
+        self.subnets.iter_mut().find(|s| s.id == id).ok_or_else(|| Refusal::no_subnet(id))
+    }
+
+    pub(super) fn occupy(&mut self, subnet: &str, count: u32) -> Result<(), Refusal> {
+        let mut random = self.random.fork();
+        let subnet = self.subnet_mut(subnet)?;
+        let message = format!("The subnet has {} free addresses, not {count}", subnet.pool.free());
+        let taken = subnet.pool.take_addresses(count, &mut random);
+        subnet.taken.extend(taken.ok_or_else(|| Refusal::new("InsufficientFreeAddressesInSubnet", message))?);
+        Ok(())
+    }
+
+    pub(super) fn fragment(&mut self, subnet: &str, leave: u32) -> Result<(), Refusal> {
+        let mut random = self.random.fork();
+        let subnet = self.subnet_mut(subnet)?;
+        let taken = subnet.pool.fragment(leave, &mut random);
+        subnet.taken.extend(taken);
+        Ok(())
+    }
+
+    pub(super) fn vacate(&mut self, subnet: &str) -> Result<(), Refusal> {
+        let subnet = self.subnet_mut(subnet)?;
+        for address in std::mem::take(&mut subnet.taken) {
+            subnet.pool.release(address);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_subnet(&mut self, config: &SubnetConfig) -> Result<(), ConfigError> {
+        config.check(&self.vpc_cidrs, &self.vpc_ipv6_cidrs)?;
+        for other in &self.subnets {
+            if other.id == config.id {
+                return Err(ConfigError::Twice { kind: "subnet", id: config.id.clone() });
+            }
+            let ipv6 = other.ipv6.as_ref().map(|p| p.cidr());
+            config.check_apart(&other.id, other.pool.cidr(), ipv6)?;
+        }
+        let subnet = self.subnet(config)?;
+        self.subnets.push(subnet);
+        Ok(())
     }
 
     fn tags_of(&mut self, id: &str) -> Result<&mut BTreeMap<String, String>, Refusal> {
@@ -331,28 +321,4 @@ fn check_tags(own: &BTreeMap<String, String>, tags: &[(String, String)]) -> Resu
         return Err(Refusal::new("TagLimitExceeded", message));
     }
     Ok(())
-}
-
-fn exclusive() -> Refusal {
-    Refusal::new(
-        "InvalidParameterCombination",
-        "SecondaryPrivateIpAddressCount and Ipv4PrefixCount cannot be given together",
-    )
-}
-
-fn too_many_addresses(count: u32) -> Refusal {
-    let message = format!("Number of private addresses will exceed limit: {count}");
-    Refusal::new("PrivateIpAddressLimitExceeded", message)
-}
-
-fn no_address(subnet: &str) -> Refusal {
-    let message = format!("The specified subnet {subnet} does not have enough free addresses to satisfy the request.");
-    Refusal::new("InsufficientFreeAddressesInSubnet", message)
-}
-
-fn no_block() -> Refusal {
-    Refusal::new(
-        "InsufficientCidrBlocks",
-        "The specified subnet does not have enough free cidr blocks to satisfy the request",
-    )
 }

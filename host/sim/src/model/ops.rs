@@ -1,13 +1,13 @@
 //! The EC2 calls the model knows and what they answer.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use reservoir_core::cloud::ConnectionTracking;
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
 use serde::{Serialize, Serializer};
 
-use super::aws::Eni;
+use super::aws::{Eni, InterfaceType};
 
 /// One call with all its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,6 +24,8 @@ pub enum Op {
     DeleteNetworkInterface { eni: String },
     AssignPrivateIpAddresses { eni: String, addresses: u32, prefixes: u32 },
     UnassignPrivateIpAddresses { eni: String, addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+    AssignIpv6Addresses { eni: String, addresses: u32, prefixes: u32 },
+    UnassignIpv6Addresses { eni: String, addresses: Vec<Ipv6Addr>, prefixes: Vec<IpNet> },
     CreateTags { resources: Vec<String>, tags: Vec<(String, String)> },
 }
 
@@ -85,6 +87,9 @@ pub struct Create {
     pub tags: Vec<(String, String)>,
     pub addresses: u32,
     pub prefixes: u32,
+    pub ipv6_addresses: u32,
+    pub ipv6_prefixes: u32,
+    pub interface_type: InterfaceType,
     #[serde(serialize_with = "tracking")]
     pub tracking: Option<ConnectionTracking>,
     pub client_token: Option<String>,
@@ -110,6 +115,8 @@ impl Op {
             Self::DeleteNetworkInterface { .. } => "DeleteNetworkInterface",
             Self::AssignPrivateIpAddresses { .. } => "AssignPrivateIpAddresses",
             Self::UnassignPrivateIpAddresses { .. } => "UnassignPrivateIpAddresses",
+            Self::AssignIpv6Addresses { .. } => "AssignIpv6Addresses",
+            Self::UnassignIpv6Addresses { .. } => "UnassignIpv6Addresses",
             Self::CreateTags { .. } => "CreateTags",
         }
     }
@@ -125,13 +132,27 @@ impl Op {
         }
     }
 
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn is_mutating(&self) -> bool {
+        !matches!(
+            self,
+            Self::DescribeNetworkInterfaces(_)
+                | Self::DescribeInstances(_)
+                | Self::DescribeSubnets(_)
+                | Self::DescribeInstanceTypes(_)
+        )
+    }
+
     pub(crate) fn mutated_interface(&self) -> Option<&str> {
         match self {
             Self::AttachNetworkInterface { eni, .. }
             | Self::ModifyNetworkInterfaceAttribute { eni, .. }
             | Self::DeleteNetworkInterface { eni }
             | Self::AssignPrivateIpAddresses { eni, .. }
-            | Self::UnassignPrivateIpAddresses { eni, .. } => Some(eni),
+            | Self::UnassignPrivateIpAddresses { eni, .. }
+            | Self::AssignIpv6Addresses { eni, .. }
+            | Self::UnassignIpv6Addresses { eni, .. } => Some(eni),
             _ => None,
         }
     }
@@ -148,6 +169,8 @@ pub enum Reply {
     Created(Box<Eni>),
     Attached { attachment: String, card: u32 },
     Assigned { eni: String, addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+    AssignedIpv6 { eni: String, addresses: Vec<Ipv6Addr>, prefixes: Vec<IpNet> },
+    UnassignedIpv6 { eni: String, addresses: Vec<Ipv6Addr>, prefixes: Vec<IpNet> },
 }
 
 /// An instance as `DescribeInstances` tells it.
@@ -166,6 +189,7 @@ pub struct SubnetView {
     pub id: String,
     pub vpc: String,
     pub cidr: Ipv4Net,
+    pub ipv6_cidr: Option<IpNet>,
     pub availability_zone: String,
     pub free: u32,
     pub tags: Vec<(String, String)>,

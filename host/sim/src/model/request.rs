@@ -9,7 +9,7 @@ use reservoir_core::ip::IpNet;
 use reservoir_core::policy::{Family, Unit};
 
 use super::audit::INSTANCE_TAG;
-use super::aws::Eni;
+use super::aws::{Eni, InterfaceType};
 use super::fault::FaultEffect;
 use super::ops::{Create, Op, Query, Reply};
 use super::sim::Sim;
@@ -60,6 +60,9 @@ impl Sim {
             Request::VpcCidrs { mac, family: Family::Ipv4 } if metadata.interfaces.contains_key(mac) => {
                 Answer::VpcCidrs(identity.vpc_cidrs.into_iter().map(IpNet::from).collect())
             }
+            Request::VpcCidrs { mac, family: Family::Ipv6 } if metadata.interfaces.contains_key(mac) => {
+                Answer::VpcCidrs(identity.vpc_ipv6_cidrs)
+            }
             _ => return None,
         })
     }
@@ -99,6 +102,9 @@ fn to_op(request: Request) -> Op {
                 tags: c.tags,
                 addresses,
                 prefixes,
+                ipv6_addresses: c.ipv6_addresses,
+                ipv6_prefixes: 0,
+                interface_type: InterfaceType::Interface,
                 tracking: c.connection_tracking,
                 client_token: Some(c.client_token),
             })
@@ -121,11 +127,13 @@ fn to_op(request: Request) -> Op {
         Request::UnassignPrivateIpAddresses { eni, addresses, prefixes } => {
             Op::UnassignPrivateIpAddresses { eni, addresses, prefixes }
         }
+        Request::AssignIpv6Prefix { eni } => Op::AssignIpv6Addresses { eni, addresses: 0, prefixes: 1 },
+        Request::UnassignIpv6Prefixes { eni, prefixes } => {
+            Op::UnassignIpv6Addresses { eni, addresses: Vec::new(), prefixes }
+        }
         Request::CreateTags { resource, tags } => Op::CreateTags { resources: vec![resource], tags },
-        // Metadata reads never come here; a describe of nothing is harmless. IPv6 is not modelled yet.
-        Request::AssignIpv6Prefix { .. }
-        | Request::UnassignIpv6Prefixes { .. }
-        | Request::Instance
+        // Metadata reads never come here; a describe of nothing is harmless.
+        Request::Instance
         | Request::AttachedInterfaces
         | Request::PrimarySecurityGroups { .. }
         | Request::VpcCidrs { .. } => Op::DescribeInstanceTypes(Query::default()),
@@ -143,7 +151,13 @@ fn to_answer(api: &'static str, reply: Reply) -> Answer {
         Reply::Subnets(subnets) => Answer::Subnets(
             subnets
                 .into_iter()
-                .map(|s| SubnetFacts { id: s.id, cidr: Some(s.cidr), ipv6_cidr: None, free_ips: s.free, tags: s.tags })
+                .map(|s| SubnetFacts {
+                    id: s.id,
+                    cidr: Some(s.cidr),
+                    ipv6_cidr: s.ipv6_cidr,
+                    free_ips: s.free,
+                    tags: s.tags,
+                })
                 .collect(),
         ),
         Reply::InstanceTypes(types) => {
@@ -152,6 +166,8 @@ fn to_answer(api: &'static str, reply: Reply) -> Answer {
         }
         Reply::Attached { attachment, .. } => Answer::Attachment { id: attachment },
         Reply::Assigned { addresses, prefixes, .. } => Answer::Assigned { addresses, prefixes },
+        Reply::AssignedIpv6 { prefixes, .. } => Answer::Ipv6Prefixes(prefixes),
+        Reply::UnassignedIpv6 { .. } => Answer::Done,
     }
 }
 
@@ -165,7 +181,7 @@ fn interface(eni: &Eni) -> Interface {
         eni: eni.id.clone(),
         mac: eni.mac.clone(),
         subnet: eni.subnet.clone(),
-        interface_type: eni.interface_type.clone(),
+        interface_type: eni.interface_type.as_str().to_owned(),
         description: eni.description.clone(),
         status: eni.status().to_owned(),
         tags: eni.tags.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -173,8 +189,8 @@ fn interface(eni: &Eni) -> Interface {
         primary: eni.primary,
         secondary: eni.secondary.clone(),
         prefixes: eni.prefixes.clone(),
-        ipv6: vec![],
-        ipv6_prefixes: vec![],
+        ipv6: eni.ipv6.clone(),
+        ipv6_prefixes: eni.ipv6_prefixes.clone(),
         attachment: eni.attachment.as_ref().map(|a| InterfaceAttachment {
             id: a.id.clone(),
             device_index: a.device_index,

@@ -16,6 +16,7 @@ use super::journal::Journal;
 use super::links::{LinkChange, LinkEvent};
 use super::ops::{Op, Reply};
 use super::refusal::Refusal;
+use super::subnet6::Ipv6Pool;
 use super::throttle::Throttle;
 
 /// The simulated AWS.
@@ -160,22 +161,6 @@ impl Sim {
         Ok(())
     }
 
-    /// Attaches a trunk interface as the cluster's resource controller would, at the highest free device index.
-    ///
-    /// # Errors
-    /// As `AttachNetworkInterface`.
-    pub fn attach_trunk(&mut self, now: Duration, instance: &str) -> Result<String, Refusal> {
-        self.advance(now);
-        let eni = self.aws.attach_trunk(instance, self.now)?;
-        self.settle(self.now);
-        Ok(eni)
-    }
-
-    /// Replaces the VPC's IPv4 blocks as IMDS tells them.
-    pub fn set_vpc_cidrs(&mut self, cidrs: Vec<Ipv4Net>) {
-        self.aws.vpc_cidrs = cidrs;
-    }
-
     /// One EC2 call.
     pub fn execute(&mut self, now: Duration, instance: &str, op: Op) -> Verdict {
         self.advance(now);
@@ -210,7 +195,7 @@ impl Sim {
                     let described = &self.described;
                     self.aws.describe_interfaces(query, |eni| described.get(&eni.id), now)
                 }
-                _ => self.aws.apply(&op, now),
+                _ => self.apply(&op, now),
             },
         };
         let due = if silent {
@@ -226,6 +211,13 @@ impl Sim {
         };
         self.journal.note(now, due, instance, op, outcome);
         Verdict { due, result, silent }
+    }
+
+    fn apply(&mut self, op: &Op, now: Duration) -> Result<Reply, Refusal> {
+        self.aws.watch_unmanaged(op);
+        let reply = self.aws.apply(op, now)?;
+        self.aws.watch_created(op, &reply);
+        Ok(reply)
     }
 
     /// When an IMDS request made now is answered, or what befalls it. `api` names it for faults and counters.
@@ -352,15 +344,15 @@ impl Sim {
             Op::ModifyNetworkInterfaceAttribute { .. } => d.modify,
             Op::DetachNetworkInterface { .. } => d.detach,
             Op::DeleteNetworkInterface { .. } => d.delete,
-            Op::AssignPrivateIpAddresses { .. } => d.assign,
-            Op::UnassignPrivateIpAddresses { .. } => d.unassign,
+            Op::AssignPrivateIpAddresses { .. } | Op::AssignIpv6Addresses { .. } => d.assign,
+            Op::UnassignPrivateIpAddresses { .. } | Op::UnassignIpv6Addresses { .. } => d.unassign,
             Op::CreateTags { .. } => d.tags,
             _ => d.describe,
         }
     }
 
     /// Schedules what an operation that is answered at `answered` sets going.
-    fn settle(&mut self, answered: Duration) {
+    pub(super) fn settle(&mut self, answered: Duration) {
         for effect in std::mem::take(&mut self.aws.effects) {
             match effect {
                 Effect::Created(id) => {
@@ -408,6 +400,7 @@ impl Sim {
             let bare = self.aws.enis.get(id).and_then(|e| MetadataInterface::of(e, &self.aws)).map(|mut view| {
                 view.facts.secondary.clear();
                 view.facts.prefixes.clear();
+                view.facts.ipv6_prefixes.clear();
                 view
             });
             let shown = self.metadata_view_later(id, answered, self.delays.imds_attach, bare);
@@ -539,6 +532,7 @@ impl Sim {
             device_index: attachment.device_index,
             card: attachment.card,
             subnet: subnet.pool.cidr(),
+            subnet_ipv6: subnet.ipv6.as_ref().map(Ipv6Pool::cidr),
             change,
         });
     }

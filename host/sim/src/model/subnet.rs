@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use reservoir_core::ip::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 use super::delays::Random;
 
@@ -10,9 +11,25 @@ use super::delays::Random;
 #[derive(Debug, Clone)]
 pub struct AddressPool {
     cidr: Ipv4Net,
-    /// Bit set = taken. 16 addresses, one aligned /28, are a quarter of a word.
+    /// Bit set = taken. 16 addresses, one aligned /28, are a word.
     taken: Vec<u16>,
+    /// What each /28 is kept for.
+    kept: Vec<Keep>,
     free: u32,
+    /// Free addresses that automatic choice of single addresses may take.
+    open: u32,
+}
+
+/// What a subnet CIDR reservation does with its part of the subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Not reserved.
+    Open,
+    /// For prefixes; they are taken from here first.
+    Prefix,
+    /// For addresses asked for by name.
+    Explicit,
 }
 
 impl AddressPool {
@@ -20,7 +37,8 @@ impl AddressPool {
     #[must_use]
     pub fn new(cidr: Ipv4Net) -> Self {
         let blocks = cidr.size() / 16;
-        let mut pool = Self { cidr, taken: vec![0; blocks as usize], free: cidr.size() };
+        let (taken, kept) = (vec![0; blocks as usize], vec![Keep::Open; blocks as usize]);
+        let mut pool = Self { cidr, taken, kept, free: cidr.size(), open: cidr.size() };
         for n in [0, 1, 2, 3, cidr.size() - 1] {
             pool.mark(n);
         }
@@ -32,16 +50,49 @@ impl AddressPool {
         self.cidr
     }
 
-    /// `AvailableIpAddressCount`.
+    /// Keeps a part of the subnet, a /28 or shorter, for `keep`; false if it is no such part.
+    pub fn reserve(&mut self, block: Ipv4Net, keep: Keep) -> bool {
+        let Some(first) = self.index(block.network()).filter(|_| block.length() <= 28) else { return false };
+        let last = first + block.size();
+        if last > self.cidr.size() {
+            return false;
+        }
+        self.kept[(first / 16) as usize..(last / 16) as usize].fill(keep);
+        let open = self.taken.iter().zip(&self.kept).filter(|(_, k)| **k == Keep::Open);
+        self.open = open.map(|(taken, _)| taken.count_zeros()).sum();
+        true
+    }
+
+    /// `AvailableIpAddressCount`: what nobody has, the reserved parts included.
     #[must_use]
     pub fn free(&self) -> u32 {
         self.free
     }
 
-    /// Aligned /28 blocks that are wholly free.
+    /// Aligned /28 blocks that a prefix can be taken from.
     #[must_use]
     pub fn free_blocks(&self) -> u32 {
-        self.taken.iter().filter(|&&b| b == 0).count() as u32
+        self.taken.iter().zip(&self.kept).filter(|(taken, keep)| **taken == 0 && **keep != Keep::Explicit).count()
+            as u32
+    }
+
+    /// Takes one address out of every free /28 but `leave` of them, as the subnet's other users do in time. Those taken.
+    pub fn fragment(&mut self, leave: u32, random: &mut Random) -> Vec<Ipv4Addr> {
+        let mut out = Vec::new();
+        while self.free_blocks() > leave {
+            let Some(block) = self.find(random, |taken, keep| taken == 0 && keep != Keep::Explicit) else { break };
+            let n = block * 16 + random.below(16);
+            self.mark(n);
+            out.extend(self.cidr.nth(n));
+        }
+        out
+    }
+
+    /// A random block that fits, or the next that does.
+    fn find(&self, random: &mut Random, fits: impl Fn(u16, Keep) -> bool) -> Option<u32> {
+        let blocks = self.taken.len() as u32;
+        let start = random.below(blocks);
+        (0..blocks).map(|i| (start + i) % blocks).find(|&b| fits(self.taken[b as usize], self.kept[b as usize]))
     }
 
     /// Whether `address` lies in the subnet and is taken (or EC2's own).
@@ -63,15 +114,13 @@ impl AddressPool {
 
     /// Takes `count` single addresses, or none.
     pub fn take_addresses(&mut self, count: u32, random: &mut Random) -> Option<Vec<Ipv4Addr>> {
-        if count > self.free {
+        if count > self.open {
             return None;
         }
-        let blocks = self.taken.len() as u32;
         let mut out = Vec::with_capacity(count as usize);
         for _ in 0..count {
             // A random place, then the next block with room: EC2's choice looks random too, and fragments /28s.
-            let start = random.below(blocks);
-            let block = (0..blocks).map(|i| (start + i) % blocks).find(|&b| self.taken[b as usize] != u16::MAX)?;
+            let block = self.find(random, |taken, keep| taken != u16::MAX && keep == Keep::Open)?;
             let from = random.below(16);
             let bit = (0..16).map(|i| (from + i) % 16).find(|&b| self.taken[block as usize] >> b & 1 == 0)?;
             let n = block * 16 + bit;
@@ -86,13 +135,15 @@ impl AddressPool {
         if count > self.free_blocks() {
             return None;
         }
-        let blocks = self.taken.len() as u32;
         let mut out = Vec::with_capacity(count as usize);
+        let reserved = self.kept.contains(&Keep::Prefix);
         for _ in 0..count {
-            let start = random.below(blocks);
-            let block = (0..blocks).map(|i| (start + i) % blocks).find(|&b| self.taken[b as usize] == 0)?;
-            self.taken[block as usize] = u16::MAX;
-            self.free -= 16;
+            let kept = reserved.then(|| self.find(random, |taken, keep| taken == 0 && keep == Keep::Prefix)).flatten();
+            let block = match kept {
+                Some(block) => block,
+                None => self.find(random, |taken, keep| taken == 0 && keep == Keep::Open)?,
+            };
+            (0..16).for_each(|n| self.mark(block * 16 + n));
             out.push(Ipv4Net::new(self.cidr.nth(block * 16)?, 28));
         }
         Some(out)
@@ -103,8 +154,10 @@ impl AddressPool {
         if let Some(n) = self.index(address)
             && self.is_taken(address)
         {
-            self.taken[(n / 16) as usize] &= !(1 << (n % 16));
+            let block = (n / 16) as usize;
+            self.taken[block] &= !(1 << (n % 16));
             self.free += 1;
+            self.open += u32::from(self.kept[block] == Keep::Open);
         }
     }
 
@@ -122,8 +175,10 @@ impl AddressPool {
     }
 
     fn mark(&mut self, n: u32) {
-        self.taken[(n / 16) as usize] |= 1 << (n % 16);
+        let block = (n / 16) as usize;
+        self.taken[block] |= 1 << (n % 16);
         self.free -= 1;
+        self.open -= u32::from(self.kept[block] == Keep::Open);
     }
 }
 
@@ -157,6 +212,40 @@ mod tests {
         assert_eq!(p.take_prefixes(1, &mut Random::new(1)), None);
         p.release(Ipv4Addr::new(10, 0, 0, 37));
         assert_eq!(p.take_prefixes(1, &mut Random::new(1)), Some(vec!["10.0.0.32/28".parse().unwrap()]));
+    }
+
+    #[test]
+    fn others_leave_few_blocks_whole() {
+        let mut p = pool("10.0.0.0/24");
+        let taken = p.fragment(3, &mut Random::new(5));
+        assert_eq!((taken.len(), p.free_blocks(), p.free()), (11, 3, 251 - 11));
+        assert!(taken.iter().all(|&a| p.is_taken(a)));
+        assert_eq!(p.take_prefixes(4, &mut Random::new(5)), None);
+        assert_eq!(p.free_blocks(), 3);
+    }
+
+    #[test]
+    fn reserved_parts_serve_what_they_are_reserved_for() {
+        let mut p = pool("10.0.0.0/24");
+        assert!(p.reserve("10.0.0.128/26".parse().unwrap(), Keep::Prefix));
+        assert!(p.reserve("10.0.0.192/27".parse().unwrap(), Keep::Explicit));
+        for wrong in ["10.0.1.0/28", "10.0.0.0/23", "10.0.0.32/29"] {
+            assert!(!p.reserve(wrong.parse().unwrap(), Keep::Prefix), "{wrong}");
+        }
+        assert_eq!((p.free(), p.free_blocks()), (251, 14 - 2));
+        let first = p.take_prefixes(4, &mut Random::new(1)).unwrap();
+        assert!(
+            first.iter().all(|b| (128..192).contains(&b.network().octets()[3])),
+            "the reservation first: {first:?}"
+        );
+        let next = p.take_prefixes(1, &mut Random::new(1)).unwrap();
+        assert!(!(128..224).contains(&next[0].network().octets()[3]), "then the rest: {next:?}");
+        let open = 251 - 64 - 32 - 16;
+        assert_eq!(p.take_addresses(open + 1, &mut Random::new(1)), None);
+        let singles = p.take_addresses(open, &mut Random::new(1)).unwrap();
+        assert!(singles.iter().all(|a| !(128..224).contains(&a.octets()[3])));
+        assert!(p.take("10.0.0.200".parse().unwrap()), "asked for by name");
+        assert_eq!(p.free(), 31);
     }
 
     #[test]

@@ -67,7 +67,8 @@ fn published(action: &str, paged: bool) -> Bucket {
         | "DeleteNetworkInterface"
         | "ModifyNetworkInterfaceAttribute"
         | "AssignPrivateIpAddresses"
-        | "UnassignPrivateIpAddresses" => (100.0, 5.0),
+        | "UnassignPrivateIpAddresses"
+        | "AssignIpv6Addresses" => (100.0, 5.0),
         "CreateTags" => (100.0, 10.0),
         "DescribeNetworkInterfaces" | "DescribeInstances" if !paged => (50.0, 10.0),
         action if action.starts_with("Describe") => (100.0, 20.0),
