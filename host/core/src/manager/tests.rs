@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::cloud::ErrorKind;
 use crate::cloud::{
-    Answer, AttachedInterface, CloudError, Device, Instance, Interface, InterfaceAttachment, Request, SubnetFacts,
+    Answer, AttachedInterface, CloudError, Device, ErrorKind, Instance, Interface, InterfaceAttachment, Request,
+    SubnetFacts,
 };
-use crate::kube::EniConfigKeys;
+use crate::kube::{EniConfig, EniConfigKeys, Feature, NodeFacts};
 use crate::limits::InstanceLimits;
-use crate::policy::{Assign, CreateEni, Family, Growth, Node, Plan, Targets, Unit};
-use crate::store::{Error as StoreError, Key, PodMeta};
+use crate::policy::{Assign, CreateEni, EniTrait, Family, Growth, Node, Plan, Targets, Unit};
+use crate::store::{Assigned, Error as StoreError, Key, PodMeta};
+
+mod cards;
+mod kubernetes;
 
 const SLOTS: u32 = 3;
 
@@ -37,6 +40,9 @@ struct World {
     logs: Vec<String>,
     policy_is_silent: bool,
     set_up_fails: bool,
+    eni_config: Result<EniConfig, String>,
+    announcing: Result<(), String>,
+    announced: Vec<Feature>,
 }
 
 /// EC2: one subnet, interfaces with addresses.
@@ -44,6 +50,11 @@ struct World {
 struct Ec2 {
     free: u32,
     next: u32,
+    /// The card of those that are not on card 0.
+    cards: BTreeMap<String, u32>,
+    /// What interfaces were made with: subnet and groups.
+    made: Vec<(String, Vec<String>)>,
+    trunk: Option<String>,
     /// Id to (attached device, secondary addresses).
     enis: BTreeMap<String, (Option<u32>, BTreeSet<Ipv4Addr>)>,
     faults: VecDeque<(&'static str, ErrorKind)>,
@@ -56,13 +67,17 @@ impl Ec2 {
         Ipv4Addr::from(0x0a00_0000 + self.next)
     }
 
+    fn card(&self, id: &str) -> u32 {
+        self.cards.get(id).copied().unwrap_or(0)
+    }
+
     fn interface(&self, id: &str) -> Interface {
         let (device, secondary) = &self.enis[id];
         Interface {
             eni: id.to_owned(),
             mac: String::new(),
             subnet: "subnet-1".to_owned(),
-            interface_type: "interface".to_owned(),
+            interface_type: if self.trunk.as_deref() == Some(id) { "trunk" } else { "interface" }.to_owned(),
             description: "aws-K8S-i-1".to_owned(),
             status: if device.is_some() { "in-use" } else { "available" }.to_owned(),
             tags: vec![("node.k8s.amazonaws.com/createdAt".to_owned(), "1970-01-01T00:00:00Z".to_owned())],
@@ -75,7 +90,7 @@ impl Ec2 {
             attachment: device.map(|device_index| InterfaceAttachment {
                 id: format!("attach-{id}"),
                 device_index,
-                card: 0,
+                card: self.card(id),
                 delete_on_termination: true,
                 status: "attached".to_owned(),
             }),
@@ -116,16 +131,18 @@ impl Ec2 {
                     return error(ErrorKind::NoFreeAddress);
                 }
                 self.free -= 1;
+                self.made.push((c.subnet.clone(), c.security_groups.clone()));
                 let addresses = (0..c.count).map(|_| self.address()).collect();
                 let id = format!("eni-{}", self.next);
                 self.enis.insert(id.clone(), (None, addresses));
                 Ok(Answer::Interfaces(vec![self.interface(&id)]))
             }
-            Request::AttachNetworkInterface { eni, device_index, .. } => {
-                if self.enis.values().any(|(d, _)| *d == Some(*device_index)) {
+            Request::AttachNetworkInterface { eni, device_index, card, .. } => {
+                if self.enis.iter().any(|(id, (d, _))| *d == Some(*device_index) && self.card(id) == *card) {
                     return error(ErrorKind::InUse);
                 }
                 self.enis.get_mut(eni).unwrap().0 = Some(*device_index);
+                self.cards.insert(eni.clone(), *card);
                 Ok(Answer::Attachment { id: format!("attach-{eni}") })
             }
             Request::DetachNetworkInterface { attachment } => {
@@ -158,7 +175,9 @@ impl Ec2 {
             Request::DescribeInstance { .. } => Ok(Answer::Devices(
                 self.enis
                     .iter()
-                    .filter_map(|(id, (d, _))| Some(Device { eni: id.clone(), device_index: (*d)?, card: 0 }))
+                    .filter_map(|(id, (d, _))| {
+                        Some(Device { eni: id.clone(), device_index: (*d)?, card: self.card(id) })
+                    })
                     .collect(),
             )),
             Request::DescribeNetworkInterfaces { ids } => {
@@ -183,7 +202,7 @@ impl Ec2 {
                 eni: id.clone(),
                 mac: String::new(),
                 device_index: (*device)?,
-                card: 0,
+                card: self.card(id),
                 subnet: "subnet-1".to_owned(),
                 subnet_cidr: Some("10.0.0.0/20".parse().unwrap()),
                 primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
@@ -196,6 +215,10 @@ impl Ec2 {
         });
         attached.collect()
     }
+}
+
+fn shown(list: &[Assigned]) -> String {
+    list.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn settings() -> Settings {
@@ -256,7 +279,11 @@ impl World {
     }
 
     fn on(ec2: Ec2, warm: u32, journal: Journal) -> Self {
-        let mut m = Manager::new(settings());
+        Self::with(settings(), ec2, warm, journal)
+    }
+
+    fn with(settings: Settings, ec2: Ec2, warm: u32, journal: Journal) -> Self {
+        let mut m = Manager::new(settings);
         m.boot(Now { mono: Duration::ZERO, unix: Duration::from_secs(1_000_000_000) }, &ec2.attached(), journal);
         let mut world = Self {
             m,
@@ -272,6 +299,9 @@ impl World {
             logs: vec![],
             policy_is_silent: false,
             set_up_fails: false,
+            eni_config: Err("eniconfig: eniconfig is not available".to_owned()),
+            announcing: Ok(()),
+            announced: vec![],
         };
         world.commands();
         world
@@ -322,40 +352,45 @@ impl World {
                     self.later(50, Event::EniReady { job, result });
                 }
                 Command::Resolve { waiter, outcome } => {
-                    self.answers.insert(
-                        waiter,
-                        outcome.map(|list| list.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>().join(" ")),
-                    );
+                    self.answers.insert(waiter, outcome.map(|list| shown(&list)));
+                }
+                Command::EniConfig { job } => {
+                    let result = self.eni_config.clone();
+                    self.later(5, Event::EniConfig { job, result });
+                }
+                Command::Announce(feature) => {
+                    self.announced.push(feature.clone());
+                    self.later(5, Event::Announced { feature, result: self.announcing.clone() });
                 }
                 Command::Journal(journal) => self.journal = journal,
                 Command::Log { text, .. } => self.logs.push(text),
-                Command::EniConfig { .. }
-                | Command::Announce(_)
-                | Command::TearDownEni { .. }
-                | Command::Record(_)
-                | Command::Count(_) => {}
+                Command::TearDownEni { .. } | Command::Record(_) | Command::Count(_) => {}
             }
         }
     }
 
-    /// Grows by what is missing, on what is there before on something new; releases all that is free if told so.
+    /// Grows each card by what is missing, on what is there before on something new; releases all that is free if told so.
     fn policy(&self, node: &Node) -> Plan {
-        let card = &node.cards[0];
-        let free: u32 = node.enis.iter().flat_map(|e| &e.cidrs).map(|c| c.size - c.assigned - c.cooling).sum();
         let mut plan = Plan::default();
-        let wanted = card.waiting + self.warm;
-        let missing = wanted.saturating_sub(free + card.ips_in_flight);
-        if missing > 0 {
-            for eni in &node.enis {
-                let count = missing.min(SLOTS - eni.cidrs.len() as u32);
-                if count > 0 {
-                    plan.grow.push(Growth::Assign(Assign { eni: eni.id.clone(), unit: Unit::Ip, count }));
+        for card in &node.cards {
+            let warm = if card.index == 0 { self.warm } else { card.configured.warm_ips };
+            let enis = || node.enis.iter().filter(|e| e.card == card.index);
+            let free: u32 = enis().flat_map(|e| &e.cidrs).map(|c| c.size - c.assigned - c.cooling).sum();
+            let wanted = card.waiting + warm;
+            let missing = wanted.saturating_sub(free + card.ips_in_flight);
+            if missing > 0 {
+                for eni in enis().filter(|e| !e.traits.has(EniTrait::Closed)) {
+                    let count = missing.min(SLOTS - eni.cidrs.len() as u32);
+                    if count > 0 {
+                        plan.grow.push(Growth::Assign(Assign { eni: eni.id.clone(), unit: Unit::Ip, count }));
+                    }
                 }
+                let (card, count) = (card.index, missing.min(SLOTS));
+                plan.grow.push(Growth::CreateEni(CreateEni { card, unit: Unit::Ip, count }));
+            } else if self.release_all {
+                plan.release.extend(enis().flat_map(|e| &e.cidrs).filter(|c| c.assigned == 0).map(|c| c.id));
+                plan.remove.extend(enis().filter(|e| !e.traits.has(EniTrait::Primary)).map(|e| e.id.clone()));
             }
-            plan.grow.push(Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: missing.min(SLOTS) }));
-        } else if self.release_all {
-            plan.release = node.enis.iter().flat_map(|e| &e.cidrs).filter(|c| c.assigned == 0).map(|c| c.id).collect();
-            plan.remove = node.enis.iter().skip(1).map(|e| e.id.clone()).collect();
         }
         plan
     }
@@ -382,11 +417,15 @@ impl World {
     }
 
     fn add(&mut self, pod: &str) -> Result<String, WaiterId> {
+        self.add_wanting(pod, Wanted::One)
+    }
+
+    fn add_wanting(&mut self, pod: &str, wanted: Wanted) -> Result<String, WaiterId> {
         let now = self.now();
-        let added = self.m.add(now, &Key::new("n", pod, "eth0"), &PodMeta::default(), Wanted::One);
+        let added = self.m.add(now, &Key::new("n", pod, "eth0"), &PodMeta::default(), wanted);
         self.commands();
         match added {
-            Add::Assigned(a) => Ok(a[0].ip.to_string()),
+            Add::Assigned(list) => Ok(shown(&list)),
             Add::Waiting(id) => Err(id),
             Add::Refused(refusal) => panic!("{refusal}"),
         }
