@@ -1,7 +1,7 @@
 //! The VPC face in real network namespaces, by the real binary. Needs root, `ip` and `nft`.
 
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -51,9 +51,14 @@ impl Drop for Running {
 
 impl Running {
     fn start(tag: &str) -> Self {
+        Self::start_with(tag, &[])
+    }
+
+    fn start_with(tag: &str, more: &[&str]) -> Self {
         let (node, router) = (format!("rsv{}{tag}n", std::process::id()), format!("rsv{}{tag}v", std::process::id()));
         let mut child = Command::new(env!("CARGO_BIN_EXE_aws-sim"))
             .args(["--node-netns", &node, "--vpc-netns", &router, "--create-netns"])
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -210,4 +215,96 @@ fn interfaces_appear_and_packets_flow_as_in_ec2() {
     let left = Command::new("ip").args(["netns", "list"]).output().unwrap();
     let left = String::from_utf8_lossy(&left.stdout).into_owned();
     assert!(!left.contains(&s.node) && !left.contains(&s.router), "{left}");
+}
+
+/// One more packet, of either family: whether `to` answers.
+fn answers(s: &Running, from: &str, to: &str) -> bool {
+    let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    inside(&s.node, move || {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        (0..3).any(|_| socket.send_to(b"hello", (to, 9)).is_ok() && socket.recv(&mut [0; 16]).is_ok())
+    })
+}
+
+/// Sends everything back.
+fn echo(namespace: &str, address: &str) {
+    let address: IpAddr = address.parse().unwrap();
+    let socket = inside(namespace, move || UdpSocket::bind((address, 9)).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((n, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..n], peer);
+        }
+    });
+}
+
+#[test]
+fn ipv6_flows_through_cards_and_prefixes() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED: ipv6_flows_through_cards_and_prefixes: {reason}");
+        return;
+    }
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        println!("SKIPPED: ipv6_flows_through_cards_and_prefixes: the kernel has no IPv6");
+        return;
+    }
+    let s = Running::start_with("b", &["--preset", "multinic-ipv6"]);
+    let (host, internet) = ("2600:1f14:abc:dff::10", "2001:db8:ffff::10");
+    echo(&format!("{}-host", s.router), host);
+    echo(&format!("{}-inet", s.router), internet);
+    let first = s.enis().remove(0);
+    let (eni0, own) = (first["id"].as_str().unwrap(), first["ipv6"][0].as_str().unwrap());
+    assert!(answers(&s, own, host) && answers(&s, own, internet));
+
+    // A pod's address in a prefix, before and after the interface has it.
+    s.ip("address add 2600:1f14:abc:d00:dead::2/128 dev lo nodad");
+    assert!(!answers(&s, "2600:1f14:abc:d00:dead::2", host), "a foreign source is dropped");
+    s.ec2(&format!("AssignIpv6Addresses&NetworkInterfaceId={eni0}&Ipv6PrefixCount=1"));
+    let prefix = s.enis()[0]["ipv6_prefixes"][0].as_str().unwrap().to_owned();
+    let pod = prefix.replace("::/80", "::2");
+    s.ip(&format!("address add {pod}/128 dev lo nodad"));
+    assert!(answers(&s, &pod, host) && answers(&s, &pod, internet));
+
+    // Another card, with the routes that spec 04 §9 has the daemon make.
+    let deed =
+        r#"{"attach_interface":{"instance":"i-0c3f1a9d27b6e4851","card":1,"device_index":1,"ipv6_addresses":1}}"#;
+    let made: serde_json::Value = serde_json::from_str(&s.http("POST", "/sim/do", deed)).unwrap();
+    let second = s.enis().into_iter().find(|e| e["id"] == made["eni"]).unwrap();
+    let second = second["ipv6"][0].as_str().unwrap();
+    s.ip(&format!("address add {second}/64 dev eth1x1 nodad"));
+    s.ip("link set eth1x1 up");
+    s.ip("route del 2600:1f14:abc:d00::/64 dev eth1x1");
+    assert!(!answers(&s, second, host), "through the other interface it is foreign");
+    s.ip("route add fe80:ec2::1 dev eth1x1 table 10101");
+    s.ip("route add ::/0 via fe80:ec2::1 dev eth1x1 table 10101");
+    s.ip(&format!("-6 rule add from {second} lookup 10101 priority 32765"));
+    assert!(answers(&s, second, host) && answers(&s, second, internet));
+}
+
+#[test]
+fn another_block_of_the_vpc_is_routed() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED: another_block_of_the_vpc_is_routed: {reason}");
+        return;
+    }
+    let s = Running::start_with("c", &["--preset", "custom"]);
+    mirror(&format!("{}-host", s.router));
+    mirror(&format!("{}-inet", s.router));
+    let deed =
+        r#"{"attach_interface":{"instance":"i-0c3f1a9d27b6e4851","subnet":"subnet-0e8d6c4b2a0f97531","addresses":1}}"#;
+    let made: serde_json::Value = serde_json::from_str(&s.http("POST", "/sim/do", deed)).unwrap();
+    let eni = s.enis().into_iter().find(|e| e["id"] == made["eni"]).unwrap();
+    let (own, pod) = (address(&eni["primary"]), address(&eni["secondary"][0]));
+    assert_eq!(own.octets()[..2], [100, 64]);
+    s.ip(&format!("address add {own}/19 dev eth1"));
+    s.ip("link set eth1 up");
+    s.ip("route add 100.64.0.1 dev eth1 table 2 scope link");
+    s.ip("route add default via 100.64.0.1 dev eth1 table 2");
+    s.ip(&format!("rule add from {own} lookup 2"));
+    s.ip(&format!("rule add from {pod} lookup 2"));
+    s.ip(&format!("address add {pod}/32 dev lo"));
+    assert_eq!((s.reaches(own, HOST), s.reaches(pod, HOST)), (Some(own), Some(pod)));
+    assert_eq!(s.reaches(pod, INTERNET), None, "only the primary interface's address has a public one");
 }

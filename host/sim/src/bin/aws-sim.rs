@@ -20,8 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 struct Args {
     /// The account as JSON; without it one VPC, one subnet, one instance.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "preset")]
     config: Option<PathBuf>,
+    /// A ready account: a VPC for one way to run a cluster.
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Config::PRESETS.iter().copied()))]
+    preset: Option<String>,
     /// Where EC2 and the admin API (/sim/…) listen.
     #[arg(long, default_value = "127.0.0.1:0")]
     ec2_listen: SocketAddr,
@@ -52,7 +55,7 @@ struct Args {
 impl Args {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
-            None => Config::default(),
+            None => self.preset.as_deref().and_then(Config::preset).unwrap_or_default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
                 Config::from_json(&text).with_context(|| format!("--config {}", path.display()))?

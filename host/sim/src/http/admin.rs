@@ -6,24 +6,56 @@
 //! | `GET log[?after=N]` | EC2 calls with parameters, those numbered above N |
 //! | `GET audit` | what should not be; `[]` is good |
 //! | `GET faults`, `POST faults`, `DELETE faults` | scripted faults: list, add one or a list, remove all |
-//! | `POST do` | `{"terminate": "i-…"}`, `{"attach_trunk": "i-…"}`, `{"set_vpc_cidrs": ["…"]}` |
+//! | `POST do` | what somebody else in the account does, below |
+//!
+//! | `POST do` | Meaning |
+//! |---|---|
+//! | `{"terminate": "i-…"}` | the instance ends |
+//! | `{"launch": {"id": "i-…", "type": "c5.large", "subnet": "subnet-…"}}` | another instance, as in the configuration |
+//! | `{"attach_trunk": "i-…"}` | a trunk interface at the highest free index |
+//! | `{"attach_interface": {"instance": "i-…", "type": "efa", "card": 1, "tags": {}, …}}` | any other interface |
+//! | `{"operate": "Action=AssignPrivateIpAddresses&…"}` | any EC2 call, by somebody else than a node |
+//! | `{"tag": {"resource": "…", "tags": {"…": "…"}}}`, `{"untag": {"resource": "…", "keys": ["…"]}}` | tags of an interface or subnet |
+//! | `{"occupy": {"subnet": "…", "count": 9}}` | others take single addresses |
+//! | `{"fragment": {"subnet": "…", "leave": 0}}` | others take one address of every free /28 but so many |
+//! | `{"vacate": "subnet-…"}` | others give theirs back |
+//! | `{"add_subnet": {"id": "…", "cidr": "…"}}` | another subnet, as in the configuration |
+//! | `{"set_vpc_cidrs": ["…"]}`, `{"set_vpc_ipv6_cidrs": ["…"]}` | the VPC's blocks as IMDS tells them |
+//! | `{"set_quota": 100}` | interfaces that the account may have |
+
+use std::collections::BTreeMap;
 
 use hyper::{Method, StatusCode};
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::form::Form;
 use super::server::{Body, Simulation, text};
+use super::{ec2, render};
+use crate::model::config::{InstanceConfig, SubnetConfig};
 use crate::model::fault::Fault;
+use crate::model::operator::Attach;
+use crate::model::refusal::Refusal;
 use crate::model::sim::Sim;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Deed {
     Terminate(String),
+    Launch(InstanceConfig),
     AttachTrunk(String),
+    AttachInterface(Attach),
+    Operate(String),
+    Tag { resource: String, tags: BTreeMap<String, String> },
+    Untag { resource: String, keys: Vec<String> },
+    Occupy { subnet: String, count: u32 },
+    Fragment { subnet: String, leave: u32 },
+    Vacate(String),
+    AddSubnet(SubnetConfig),
     SetVpcCidrs(Vec<Ipv4Net>),
+    SetVpcIpv6Cidrs(Vec<IpNet>),
+    SetQuota(u32),
 }
 
 #[derive(Deserialize)]
@@ -72,14 +104,41 @@ pub fn answer(simulation: &Simulation, method: &Method, what: &str, query: Optio
 }
 
 fn perform(simulation: &Simulation, deed: Deed) -> Result<Value, String> {
+    let done = || json!({"ok": true});
+    let refused = |refusal: Refusal| format!("{}: {}", refusal.code, refusal.message);
     simulation.with(|sim, now| match deed {
-        Deed::Terminate(instance) => sim.terminate(now, &instance).map(|()| json!({"ok": true})).map_err(|r| r.message),
-        Deed::AttachTrunk(instance) => {
-            sim.attach_trunk(now, &instance).map(|eni| json!({"eni": eni})).map_err(|r| r.message)
+        Deed::Terminate(instance) => sim.terminate(now, &instance).map(|()| done()).map_err(refused),
+        Deed::Launch(instance) => sim.launch(now, &instance).map(|()| done()).map_err(|e| e.to_string()),
+        Deed::AttachTrunk(instance) => sim.attach_trunk(now, &instance).map(|eni| json!({"eni": eni})).map_err(refused),
+        Deed::AttachInterface(attach) => {
+            sim.attach_interface(now, &attach).map(|eni| json!({"eni": eni})).map_err(refused)
         }
+        Deed::Operate(form) => {
+            let op = ec2::parse(&format!("Version={}&{form}", ec2::VERSION)).map_err(refused)?;
+            let api = op.api();
+            let reply = sim.operate(now, &op).map_err(refused)?;
+            Ok(json!({"answer": render::reply(api, &reply, sim.account(), "operator")}))
+        }
+        Deed::Tag { resource, tags } => {
+            let tags: Vec<_> = tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            sim.tag(now, &resource, &tags).map(|()| done()).map_err(refused)
+        }
+        Deed::Untag { resource, keys } => sim.untag(now, &resource, &keys).map(|()| done()).map_err(refused),
+        Deed::Occupy { subnet, count } => sim.occupy(&subnet, count).map(|()| done()).map_err(refused),
+        Deed::Fragment { subnet, leave } => sim.fragment(&subnet, leave).map(|()| done()).map_err(refused),
+        Deed::Vacate(subnet) => sim.vacate(&subnet).map(|()| done()).map_err(refused),
+        Deed::AddSubnet(subnet) => sim.add_subnet(&subnet).map(|()| done()).map_err(|e| e.to_string()),
         Deed::SetVpcCidrs(cidrs) => {
             sim.set_vpc_cidrs(cidrs);
-            Ok(json!({"ok": true}))
+            Ok(done())
+        }
+        Deed::SetVpcIpv6Cidrs(cidrs) => {
+            sim.set_vpc_ipv6_cidrs(cidrs);
+            Ok(done())
+        }
+        Deed::SetQuota(interfaces) => {
+            sim.set_quota(interfaces);
+            Ok(done())
         }
     })
 }

@@ -16,6 +16,7 @@ pub mod links;
 mod operations;
 pub mod operator;
 pub mod ops;
+pub mod preset;
 pub mod refusal;
 mod request;
 pub mod sim;

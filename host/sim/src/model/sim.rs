@@ -7,7 +7,7 @@ use std::time::Duration;
 use reservoir_core::ip::Ipv4Net;
 
 use super::audit::Violation;
-use super::aws::{AttachmentStatus, Aws, Effect, Eni};
+use super::aws::{AttachmentStatus, Aws, Effect, Eni, InterfaceType};
 use super::config::{Config, ConfigError, InstanceConfig};
 use super::delays::{Delays, Random};
 use super::fault::{Fault, FaultEffect, Faults};
@@ -469,7 +469,9 @@ impl Sim {
                 }
             }
             Event::LinkUp { eni, attachment } => {
-                let Some(eni) = self.aws.enis.get_mut(&eni) else { return };
+                // An EFA-only interface is no network device of the kernel's.
+                let eni = self.aws.enis.get_mut(&eni).filter(|e| e.interface_type != InterfaceType::EfaOnly);
+                let Some(eni) = eni else { return };
                 let own = eni.attachment.as_mut().filter(|a| a.id == attachment);
                 let Some(own) = own.filter(|a| a.status != AttachmentStatus::Detaching) else { return };
                 own.link = true;

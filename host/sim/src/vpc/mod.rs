@@ -10,20 +10,21 @@
 //!
 //! As in EC2 the router drops packets whose source the sending interface does not own, answers ARP for each subnet's
 //! gateway and for every other interface's addresses, and lets nothing out to the internet but an instance's primary
-//! address, which it maps to a public one.
+//! address, which it maps to a public one. IPv6 is not mapped: in each subnet the router is `fe80:ec2::1`, and who has an
+//! address has it in the internet too.
 
 mod namespace;
 mod plan;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 
 use self::namespace::{Namespace, run};
 pub use self::namespace::{NetworkError, bind_in};
-use self::plan::{Link, Site};
+use self::plan::{Link, Site, SiteIpv6};
 use crate::{Config, LinkChange, LinkEvent};
 
 /// Where the real interfaces go.
@@ -44,6 +45,36 @@ pub struct VpcOptions {
     /// The host in the internet.
     #[arg(long, default_value = "198.51.100.10")]
     pub internet_host: Ipv4Addr,
+    /// IPv6 address of the host in the VPC; without it ::10 of the last /64 of the VPC's first IPv6 block, if it has one.
+    #[arg(long)]
+    pub vpc_host_ipv6: Option<Ipv6Addr>,
+    /// IPv6 address of the host in the internet.
+    #[arg(long, default_value = "2001:db8:ffff::10")]
+    pub internet_host_ipv6: Ipv6Addr,
+}
+
+impl VpcOptions {
+    /// The IPv6 side, where the VPC has one.
+    fn ipv6(&self, config: &Config) -> Result<Option<SiteIpv6>, NetworkError> {
+        let Some(first) = config.vpc.ipv6_cidrs.first() else { return Ok(None) };
+        let host = self.vpc_host_ipv6.unwrap_or_else(|| last_host(*first));
+        let in_vpc = config.vpc.ipv6_cidrs.iter().any(|c| c.contains(host.into()));
+        if !in_vpc || config.subnets.iter().filter_map(|s| s.ipv6_cidr).any(|c| c.contains(host.into())) {
+            return Err(NetworkError::VpcHost(host.into()));
+        }
+        let vpc_cidrs = config.vpc.ipv6_cidrs.clone();
+        Ok(Some(SiteIpv6 { host, internet: self.internet_host_ipv6, vpc_cidrs }))
+    }
+}
+
+/// ::10 of the last /64.
+fn last_host(block: IpNet) -> Ipv6Addr {
+    let network = match block.network() {
+        IpAddr::V6(a) => u128::from(a),
+        IpAddr::V4(_) => 0,
+    };
+    let subnets = (1u128 << 64u8.saturating_sub(block.length())) - 1;
+    Ipv6Addr::from(network | subnets << 64 | 0x10)
 }
 
 /// The namespaces and what is plugged where.
@@ -65,7 +96,7 @@ impl Vpc {
         let host = Ipv4Net::host(options.vpc_host);
         let in_vpc = config.vpc.cidrs.iter().any(|c| c.contains(options.vpc_host));
         if !in_vpc || config.subnets.iter().any(|s| s.cidr.contains(options.vpc_host)) {
-            return Err(NetworkError::VpcHost(host.network()));
+            return Err(NetworkError::VpcHost(host.network().into()));
         }
         let router = options.vpc_netns.clone();
         let site = Site {
@@ -77,6 +108,7 @@ impl Vpc {
             internet_address: options.internet_host,
             vpc_cidrs: config.vpc.cidrs.clone(),
             gateways: config.subnets.iter().map(|s| s.cidr.gateway()).collect(),
+            ipv6: options.ipv6(config)?,
         };
         let mut vpc = Self { instance: instance.to_owned(), site, links: BTreeMap::new(), made: Vec::new() };
         match vpc.build(options.create_netns).await {

@@ -1,6 +1,6 @@
 //! Named network namespaces (`/var/run/netns`) and commands that run in them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,8 +17,8 @@ pub enum NetworkError {
     Exists(String),
     #[error("network namespace {0} does not exist: create it (ip netns add {0}) or pass --create-netns")]
     Missing(String),
-    #[error("--vpc-host {0}: choose an address inside the VPC and outside all its subnets")]
-    VpcHost(Ipv4Addr),
+    #[error("--vpc-host, --vpc-host-ipv6 {0}: choose an address inside the VPC and outside all its subnets")]
+    VpcHost(IpAddr),
     #[error("cannot start {program:?}: {error}; it comes with the Debian packages iproute2 (ip) and nftables (nft)")]
     Start { program: &'static str, error: std::io::Error },
     #[error("{command} in network namespace {namespace} failed: {said}\n{input}")]

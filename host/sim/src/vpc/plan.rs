@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 
 use super::namespace::Step;
 use crate::LinkEvent;
@@ -14,6 +14,11 @@ use crate::model::links::Addresses;
 const MTU: u32 = 9001;
 /// The addresses the internet gateway maps to (RFC 5737): the Nth interface, wrapping.
 const PUBLIC: [u8; 3] = [203, 0, 113];
+
+/// The VPC's router for IPv6, whatever the subnet (spec 04 §9).
+const ROUTER: &str = "fe80:ec2::1";
+/// How the router calls whoever is behind an interface: an address that nobody needs to answer for.
+const NEIGHBOUR: &str = "fe80::ec2:1";
 
 /// The namespaces by name and the addresses of the world.
 #[derive(Debug, Clone)]
@@ -26,6 +31,16 @@ pub(super) struct Site {
     pub internet_address: Ipv4Addr,
     pub vpc_cidrs: Vec<Ipv4Net>,
     pub gateways: Vec<Ipv4Addr>,
+    /// None: the VPC has IPv4 only.
+    pub ipv6: Option<SiteIpv6>,
+}
+
+/// The world's IPv6 side.
+#[derive(Debug, Clone)]
+pub(super) struct SiteIpv6 {
+    pub host: Ipv6Addr,
+    pub internet: Ipv6Addr,
+    pub vpc_cidrs: Vec<IpNet>,
 }
 
 /// One plugged interface.
@@ -39,6 +54,9 @@ pub(super) struct Link {
     pub is_primary: bool,
     pub primary: Option<Ipv4Addr>,
     pub blocks: BTreeSet<Ipv4Net>,
+    /// Its own IPv6 address, with the subnet's prefix length.
+    pub ipv6: Option<(Ipv6Addr, u8)>,
+    pub ipv6_blocks: BTreeSet<IpNet>,
 }
 
 impl Link {
@@ -55,6 +73,8 @@ impl Link {
             is_primary: event.device_index == 0 && event.card == 0,
             primary: addresses.primary,
             blocks: addresses.blocks().collect(),
+            ipv6: addresses.ipv6.first().map(|&a| (a, event.subnet_ipv6.map_or(128, IpNet::length))),
+            ipv6_blocks: addresses.ipv6_blocks().collect(),
         }
     }
 }
@@ -62,19 +82,24 @@ impl Link {
 impl Site {
     /// The router with its filter, and the two hosts.
     pub fn build(&self) -> Vec<Step> {
-        let values = |pairs: &[(&str, &'static str)]| pairs.iter().map(|&(k, v)| (k.to_owned(), v)).collect();
-        let sysctl = Step::Sysctl {
-            namespace: self.router.clone(),
-            values: values(&[
-                ("ipv4/ip_forward", "1"),
-                ("ipv4/conf/all/rp_filter", "0"),
-                ("ipv4/conf/default/rp_filter", "0"),
-                ("ipv4/conf/all/proxy_arp", "1"),
-                ("ipv4/conf/default/proxy_arp", "1"),
-                ("ipv4/conf/all/send_redirects", "0"),
-                ("ipv4/conf/default/send_redirects", "0"),
-            ]),
-        };
+        let mut values = vec![
+            ("ipv4/ip_forward", "1"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv4/conf/all/proxy_arp", "1"),
+            ("ipv4/conf/default/proxy_arp", "1"),
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+        ];
+        if self.ipv6.is_some() {
+            values.extend([
+                ("ipv6/conf/all/forwarding", "1"),
+                ("ipv6/conf/default/accept_ra", "0"),
+                ("ipv6/conf/default/accept_dad", "0"),
+            ]);
+        }
+        let values = values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let sysctl = Step::Sysctl { namespace: self.router.clone(), values };
         let mut router = String::from("link set lo up\n");
         let host_gateway = Ipv4Net::new(self.host_address, 24).gateway();
         for gateway in self.gateways.iter().chain([&host_gateway]) {
@@ -100,7 +125,7 @@ impl Site {
                 "link set lo up\naddress add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {gateway}\n"
             ),
         };
-        vec![
+        let mut steps = vec![
             sysctl,
             Step::Nft { namespace: self.router.clone(), ruleset: RULESET.to_owned() },
             Step::Ip { namespace: self.router.clone(), lines: router },
@@ -108,6 +133,34 @@ impl Site {
             end(&self.host, self.host_address, host_gateway),
             end(&self.internet, self.internet_address, internet_gateway),
             Step::Ip { namespace: self.node.clone(), lines: "link set lo up\n".to_owned() },
+        ];
+        if let Some(ipv6) = &self.ipv6 {
+            steps.extend(self.build_ipv6(ipv6));
+        }
+        steps
+    }
+
+    /// The same for IPv6. Nothing is translated there: who has an address has it in the internet too.
+    fn build_ipv6(&self, ipv6: &SiteIpv6) -> Vec<Step> {
+        let SiteIpv6 { host, internet, .. } = ipv6;
+        let mut router = String::new();
+        for (port, address) in [("host0", host), ("igw0", internet)] {
+            line(&mut router, format_args!("address add {ROUTER}/64 dev {port} nodad"));
+            line(&mut router, format_args!("route add {address}/128 dev {port}"));
+        }
+        line(&mut router, format_args!("route add ::/0 via {internet} dev igw0 onlink"));
+        for cidr in &ipv6.vpc_cidrs {
+            line(&mut router, format_args!("route add blackhole {cidr}"));
+        }
+        let end = |namespace: &str, address: &Ipv6Addr| Step::Ip {
+            namespace: namespace.to_owned(),
+            lines: format!("address add {address}/128 dev eth0 nodad\nroute add ::/0 via {ROUTER} dev eth0\n"),
+        };
+        vec![
+            Step::Nft { namespace: self.router.clone(), ruleset: RULESET_IPV6.to_owned() },
+            Step::Ip { namespace: self.router.clone(), lines: router },
+            end(&self.host, host),
+            end(&self.internet, internet),
         ]
     }
 
@@ -123,6 +176,13 @@ impl Site {
             ),
         );
         line(&mut router, format_args!("link set {router_name} up"));
+        // A subnet may be younger than the router.
+        line(&mut router, format_args!("address replace {}/32 dev lo", subnet.gateway()));
+        if self.ipv6.is_some() {
+            line(&mut router, format_args!("address add {ROUTER}/64 dev {router_name} nodad"));
+            let entry = format_args!("neighbour replace {NEIGHBOUR} lladdr {mac} dev {router_name} nud permanent");
+            router.push_str(&format!("{entry}\n"));
+        }
         if let Some(primary) = link.primary {
             line(&mut router, format_args!("neighbour replace {primary} lladdr {mac} dev {router_name} nud permanent"));
         }
@@ -135,6 +195,12 @@ impl Site {
             let lines = format!(
                 "address add {primary}/{length} broadcast + dev {node_name}\nlink set {node_name} up\n\
                  route add default via {gateway} dev {node_name}\n"
+            );
+            steps.push(Step::Ip { namespace: self.node.clone(), lines });
+        }
+        if let (true, Some((own, length))) = (link.is_primary, link.ipv6) {
+            let lines = format!(
+                "address add {own}/{length} dev {node_name} nodad\nroute add ::/0 via {ROUTER} dev {node_name} metric 512\n"
             );
             steps.push(Step::Ip { namespace: self.node.clone(), lines });
         }
@@ -198,6 +264,14 @@ fn routes(old: Option<&Link>, new: &Link) -> String {
     let before = old.map_or(&none, |l| &l.blocks);
     let dev = &new.router_name;
     let mut lines = String::new();
+    let none_ipv6 = BTreeSet::new();
+    let before_ipv6 = old.map_or(&none_ipv6, |l| &l.ipv6_blocks);
+    for gone in before_ipv6.difference(&new.ipv6_blocks) {
+        line(&mut lines, format_args!("route delete {gone} dev {dev}"));
+    }
+    for block in new.ipv6_blocks.difference(before_ipv6) {
+        line(&mut lines, format_args!("route replace {block} via {NEIGHBOUR} dev {dev}"));
+    }
     for gone in before.difference(&new.blocks) {
         line(&mut lines, format_args!("route delete {gone} dev {dev}"));
     }
@@ -244,6 +318,17 @@ table ip vpc {
 }
 "#;
 
+/// A source belongs to the interface that the way back leads through; what is of the link alone stays on it.
+const RULESET_IPV6: &str = r#"
+table ip6 vpc {
+    counter foreign_source {}
+    chain source_check {
+        type filter hook prerouting priority raw; policy accept;
+        iifname "v-*" ip6 saddr != { ::, fe80::/10 } fib saddr . iif oif missing counter name foreign_source drop
+    }
+}
+"#;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +343,7 @@ mod tests {
             internet_address: Ipv4Addr::new(198, 51, 100, 10),
             vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
             gateways: vec![Ipv4Addr::new(10, 0, 32, 1)],
+            ipv6: None,
         }
     }
 
@@ -271,6 +357,8 @@ mod tests {
             is_primary: index == 0,
             primary: Some(primary),
             blocks: secondary.iter().chain([&primary]).map(|&a| Ipv4Net::host(a)).collect(),
+            ipv6: None,
+            ipv6_blocks: BTreeSet::new(),
         }
     }
 
@@ -301,5 +389,29 @@ mod tests {
         assert_eq!(site().readdress(&link(1, &[a]), &link(1, &[a])), []);
         let gone = format!("{:?}", site().unplug(&link(0, &[a])));
         assert_eq!(gone.matches("delete element").count(), 2 + 3);
+    }
+
+    #[test]
+    fn an_ipv6_prefix_is_behind_its_interface_and_the_router_is_everywhere() {
+        let ipv6 = SiteIpv6 {
+            host: "2600:1f14:abc:dff::10".parse().unwrap(),
+            internet: "2001:db8::10".parse().unwrap(),
+            vpc_cidrs: vec!["2600:1f14:abc:d00::/56".parse().unwrap()],
+        };
+        let site = Site { ipv6: Some(ipv6), ..site() };
+        let own: Ipv6Addr = "2600:1f14:abc:d00::20".parse().unwrap();
+        let plain = link(0, &[]);
+        let blocks = ["2600:1f14:abc:d00::20/128", "2600:1f14:abc:d00:7a20::/80"].map(|b| b.parse().unwrap());
+        let dual = Link { ipv6: Some((own, 64)), ipv6_blocks: blocks.into_iter().collect(), ..plain.clone() };
+        let text = format!("{:?}", site.plug(&dual));
+        assert!(text.contains("address add fe80:ec2::1/64 dev v-0123456789ab nodad"), "{text}");
+        assert!(
+            text.contains("route replace 2600:1f14:abc:d00:7a20::/80 via fe80::ec2:1 dev v-0123456789ab"),
+            "{text}"
+        );
+        assert!(text.contains("address add 2600:1f14:abc:d00::20/64 dev eth0 nodad"), "{text}");
+        let gone = format!("{:?}", site.readdress(&dual, &plain));
+        assert!(gone.contains("route delete 2600:1f14:abc:d00:7a20::/80"), "{gone}");
+        assert!(format!("{:?}", site.build()).contains("table ip6 vpc"));
     }
 }
