@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use reservoir_core::kube::{EniConfig, Feature, NodeFacts};
 
-use crate::{Announced, BoxFuture, KubeError, Kubernetes, PodName};
+use crate::{Announced, BoxFuture, KubeError, Kubernetes, PodFacts, PodName};
 
 /// Answers every question with why there is nobody to ask.
 #[derive(Debug, Clone)]
@@ -37,6 +37,9 @@ impl Kubernetes for Absent {
         self.refuse()
     }
     fn announce<'a>(&'a self, _: &'a Feature) -> BoxFuture<'a, Result<Announced, KubeError>> {
+        self.refuse()
+    }
+    fn pod<'a>(&'a self, _: &'a PodName) -> BoxFuture<'a, Result<PodFacts, KubeError>> {
         self.refuse()
     }
     fn annotate<'a>(&'a self, _: &'a PodName, _: IpAddr) -> BoxFuture<'a, Result<(), KubeError>> {

@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::cache::Cache;
 use crate::config::{ConfigError, KubeConfig};
 use crate::events::Events;
-use crate::objects::{CNINode, ENIConfig, Node};
-use crate::{Announced, BoxFuture, KubeError, Kubernetes, PROBE_LIMIT, PodName, READ_LIMIT, pods};
+use crate::objects::{CNINode, ENIConfig, Node, Pod};
+use crate::{Announced, BoxFuture, KubeError, Kubernetes, PROBE_LIMIT, PodFacts, PodName, READ_LIMIT, pods};
 
 /// The API server of the cluster. Making it needs no answer of the server.
 pub struct Cluster {
@@ -133,6 +133,13 @@ impl Kubernetes for Cluster {
 
     fn announce<'a>(&'a self, feature: &'a Feature) -> BoxFuture<'a, Result<Announced, KubeError>> {
         Box::pin(within(READ_LIMIT, format!("CNINode {:?}", self.node_name), self.write_feature(feature)))
+    }
+
+    fn pod<'a>(&'a self, pod: &'a PodName) -> BoxFuture<'a, Result<PodFacts, KubeError>> {
+        Box::pin(within(READ_LIMIT, pod, async move {
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+            pods.get(&pod.name).await.map(PodFacts::from).map_err(|e| KubeError::of(&pod.to_string(), e))
+        }))
     }
 
     fn annotate<'a>(&'a self, pod: &'a PodName, address: IpAddr) -> BoxFuture<'a, Result<(), KubeError>> {

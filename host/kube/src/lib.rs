@@ -68,6 +68,16 @@ impl std::fmt::Display for PodName {
     }
 }
 
+/// What a pod's ADD and DEL depend on (spec 02 §3.2, §4.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    pub uid: String,
+    /// Its first container asks for a branch interface.
+    pub wants_branch: bool,
+    /// The annotation `vpc.amazonaws.com/pod-eni`, as written.
+    pub branches: Option<String>,
+}
+
 /// What became of a wish in the node's CNINode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Announced {
@@ -94,6 +104,9 @@ pub trait Kubernetes: Send + Sync {
     /// Adds a wish to this node's CNINode (spec 02 §11.6). [`KubeError::Conflict`]: somebody else wrote meanwhile; it is
     /// for the caller to come again.
     fn announce<'a>(&'a self, feature: &'a Feature) -> BoxFuture<'a, Result<Announced, KubeError>>;
+
+    /// One pod, as the API server has it now.
+    fn pod<'a>(&'a self, pod: &'a PodName) -> BoxFuture<'a, Result<PodFacts, KubeError>>;
 
     /// Writes a pod's address into its annotation [`POD_IPS`].
     fn annotate<'a>(&'a self, pod: &'a PodName, address: IpAddr) -> BoxFuture<'a, Result<(), KubeError>>;

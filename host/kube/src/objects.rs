@@ -3,18 +3,25 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
 use reservoir_core::kube::{EniConfig, NO_SCHEDULE, NodeFacts, UNSCHEDULABLE_TAINT};
 use serde::Deserialize;
 
-/// A cluster-scoped kind of which only some fields are known here.
-macro_rules! cluster_resource {
-    ($type:ident, $group:literal, $version:literal, $plural:literal) => {
+use crate::PodFacts;
+
+/// The limit by which a pod asks for a branch interface; the key may go on after it (spec 02 §3.2).
+const BRANCH_LIMIT: &str = "vpc.amazonaws.com/pod-eni";
+/// The annotation that tells which branch interface a pod has.
+const BRANCHES: &str = "vpc.amazonaws.com/pod-eni";
+
+/// A kind of which only some fields are known here.
+macro_rules! resource {
+    ($type:ident, $scope:ty, $group:literal, $version:literal, $plural:literal) => {
         impl Resource for $type {
             type DynamicType = ();
-            type Scope = ClusterResourceScope;
+            type Scope = $scope;
             fn kind(_: &()) -> Cow<'_, str> {
                 stringify!($type).into()
             }
@@ -64,7 +71,7 @@ struct NodeStatus {
     capacity: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-cluster_resource!(Node, "", "v1", "nodes");
+resource!(Node, ClusterResourceScope, "", "v1", "nodes");
 
 impl Node {
     /// With no other annotation than `annotation`: others change often and mean nothing to us.
@@ -97,7 +104,7 @@ struct EniConfigSpec {
     security_groups: Option<Vec<String>>,
 }
 
-cluster_resource!(ENIConfig, "crd.k8s.amazonaws.com", "v1alpha1", "eniconfigs");
+resource!(ENIConfig, ClusterResourceScope, "crd.k8s.amazonaws.com", "v1alpha1", "eniconfigs");
 
 impl From<ENIConfig> for EniConfig {
     fn from(object: ENIConfig) -> Self {
@@ -129,11 +136,49 @@ struct NodeFeature {
     value: String,
 }
 
-cluster_resource!(CNINode, "vpcresources.k8s.aws", "v1alpha1", "cninodes");
+resource!(CNINode, ClusterResourceScope, "vpcresources.k8s.aws", "v1alpha1", "cninodes");
 
 impl CNINode {
     pub(crate) fn features(&self) -> Vec<(String, String)> {
         let features = self.spec.features.as_deref().unwrap_or_default();
         features.iter().map(|f| (f.name.clone(), f.value.clone())).collect()
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod {
+    metadata: ObjectMeta,
+    spec: PodSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodSpec {
+    containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    resources: Resources,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Resources {
+    limits: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+resource!(Pod, NamespaceResourceScope, "", "v1", "pods");
+
+impl From<Pod> for PodFacts {
+    fn from(pod: Pod) -> Self {
+        let limits = pod.spec.containers.into_iter().next().and_then(|c| c.resources.limits).unwrap_or_default();
+        Self {
+            uid: pod.metadata.uid.unwrap_or_default(),
+            wants_branch: limits.keys().any(|key| key.starts_with(BRANCH_LIMIT)),
+            branches: pod.metadata.annotations.unwrap_or_default().remove(BRANCHES),
+        }
     }
 }

@@ -334,6 +334,31 @@ async fn a_pod_shows_its_address_and_then_that_it_is_gone() {
     assert_eq!(error, KubeError::NotFound { what: "pod shop/web-0".into() });
 }
 
+#[tokio::test]
+async fn the_first_container_s_limits_tell_whether_a_pod_wants_a_branch() {
+    // Spec 02 §3.2.
+    let objects = Objects::new();
+    let pod = PodName::new("shop", "web-0");
+    let limits = |key: &str| json!({"resources": {"limits": {"cpu": "1", key: "1"}}});
+    let cluster = objects.cluster(&config());
+    assert_eq!(cluster.pod(&pod).await, Err(KubeError::NotFound { what: "pod shop/web-0".into() }));
+    for (containers, wanted) in [
+        (json!([]), false),
+        (json!([{"name": "a"}]), false),
+        (json!([limits("vpc.amazonaws.com/pod-eni")]), true),
+        (json!([limits("vpc.amazonaws.com/pod-eni-2")]), true),
+        (json!([limits("x"), limits("vpc.amazonaws.com/pod-eni")]), false),
+    ] {
+        objects.put(
+            &testing::pods("shop"),
+            json!({"metadata": {"name": "web-0", "uid": "u", "annotations": {"vpc.amazonaws.com/pod-eni": "[]"}},
+                "spec": {"containers": containers}}),
+        );
+        let facts = PodFacts { uid: "u".into(), wants_branch: wanted, branches: Some("[]".into()) };
+        assert_eq!(cluster.pod(&pod).await, Ok(facts), "{containers}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn clearing_is_tried_four_times_against_other_writers() {
     let objects = Objects::new();
