@@ -240,3 +240,6 @@ pub(crate) fn level_back(l: log::Level) -> core::LogLevel {
         log::Level::Warn => core::LogLevel::Warn,
     }
 }
+
+#[cfg(test)]
+mod tests;
