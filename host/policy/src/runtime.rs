@@ -119,6 +119,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
         .total_tables(turns * Limits::TABLES)
         .max_tables_per_component(Limits::TABLES)
         .max_tables_per_module(Limits::TABLES)
+        .table_elements(Limits::TABLE_ELEMENTS)
         .max_memory_size(limits.memory_bytes)
         // Reuse the slot that is warm before touching a cold one: the pool is as large as it was ever needed at once.
         .max_unused_warm_slots(0)

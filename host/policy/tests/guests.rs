@@ -1,47 +1,14 @@
-//! Every way to misbehave that is in `tests/guests`: the decision is "no action" or the built-in component's, the reason
-//! is there to see, and the next decision works.
+//! Single ways to misbehave, looked at closely. All of them, in one table: `misbehaving.rs`.
 
 mod support;
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{fs, time::Duration};
 
 use reservoir_core::policy::{Assign, CreateEni, Function, Growth, Plan, Targets, Unit};
 use reservoir_policy::{
     Answer, By, Decision, Failure, Limits, LoadError, Options, Policies, PolicyError, Runtime, sample,
 };
 use support::{bundle, calm, contract, good, guest, policies, provoking, provoking_and_waiting};
-
-/// Guests with a test in this file; `every_guest_has_a_test` compares it with the directory.
-const TESTED: [&str; 17] = [
-    "bad-pointer",
-    "bad-realloc",
-    "bad-text",
-    "error",
-    "huge-answer",
-    "huge-list",
-    "huge-memory",
-    "log-flood",
-    "loop",
-    "memo",
-    "memory",
-    "no-targets",
-    "overflow",
-    "recursion",
-    "start-loop",
-    "subnets-trap",
-    "trap",
-];
-
-#[test]
-fn every_guest_has_a_test() {
-    let files: BTreeSet<String> = fs::read_dir(support::guests())
-        .unwrap()
-        .filter_map(|e| e.unwrap().file_name().into_string().unwrap().strip_suffix(".wat").map(str::to_owned))
-        .filter(|name| name != "prelude")
-        .collect();
-    let tested: BTreeSet<String> = TESTED.iter().chain(&["unknown-ids"]).map(|&s| s.to_owned()).collect();
-    assert_eq!(files, tested);
-}
 
 /// Whatever it does must not be felt after it: the built-in component's answer for the same node.
 fn next_decision_works(policies: &Policies) {

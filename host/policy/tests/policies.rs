@@ -129,3 +129,55 @@ fn status_is_json() {
     assert_eq!(failed["calls"][0]["result"]["failed"]["kind"], "trap");
     assert_eq!(failed["by"], serde_json::Value::Null);
 }
+
+#[test]
+fn a_pinned_component_is_the_only_one_that_comes_in() {
+    let (one, other) = (guest("trap"), guest("memo"));
+    let pin = reservoir_policy::Digest::of(&one);
+    let refused = |policies: &Policies, bundle: &Bundle| {
+        let before = policies.status().custom;
+        let error = policies.load(bundle, Some(&calm())).unwrap_err().to_string();
+        assert!(error.contains("is pinned: load the pinned file, or pin this one"), "{error}");
+        assert_eq!(policies.status().custom, before);
+    };
+    // By the directory: pin and component are one unit.
+    let by_directory = policies();
+    by_directory.load(&Bundle { pin: Some(pin), ..bundle(one.clone(), &[]) }, Some(&calm())).unwrap();
+    refused(&by_directory, &Bundle { pin: Some(pin), ..bundle(other.clone(), &[]) });
+    by_directory.load(&bundle(other.clone(), &[]), Some(&calm())).unwrap();
+    // By the daemon's environment: whatever the directory says.
+    let by_daemon = Policies::new(Options { pin: Some(pin), ..support::options() }).unwrap();
+    by_daemon.load(&bundle(one.clone(), &[]), Some(&calm())).unwrap();
+    refused(&by_daemon, &bundle(other.clone(), &[]));
+    refused(&by_daemon, &Bundle { pin: Some(reservoir_policy::Digest::of(&other)), ..bundle(other, &[]) });
+    assert_eq!(by_daemon.status().custom.unwrap().digest, pin);
+    by_daemon.load(&Bundle::default(), Some(&calm())).unwrap();
+}
+
+#[test]
+fn compiled_code_is_kept_and_answers_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let cache = tmp.path().join("code");
+    let options = || Options { cache: Some(cache.clone()), ..Options::default() };
+    let entries = || std::fs::read_dir(&cache).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let answer = |policies: &Policies| {
+        policies.load(&bundle(guest("memo"), &[]), Some(&calm())).unwrap();
+        let decision = policies.decide(&calm());
+        (decision.targets, decision.plan, decision.calls.iter().map(|c| c.fuel).collect::<Vec<_>>())
+    };
+    let plain = answer(&Policies::new(Options::default()).unwrap());
+    assert_eq!(answer(&Policies::new(options()).unwrap()), plain);
+    let written = entries();
+    assert_eq!(written.len(), 2, "the built-in component's and the guest's");
+    let when = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().len();
+    let sizes: Vec<_> = written.iter().map(when).collect();
+    assert_eq!(answer(&Policies::new(options()).unwrap()), plain, "from the cache");
+    for path in &written {
+        let mut bytes = std::fs::read(path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(answer(&Policies::new(options()).unwrap()), plain, "from a damaged cache");
+    assert_eq!(written.iter().map(when).collect::<Vec<_>>(), sizes, "made anew");
+}

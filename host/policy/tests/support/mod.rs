@@ -1,10 +1,10 @@
 //! Components of the guests in `tests/guests`, made without a wasm toolchain.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::LazyLock, time::Duration};
 
 use reservoir_core::policy::Node;
-use reservoir_policy::{Bundle, Options, Policies, sample};
+use reservoir_policy::{Bundle, Limits, Options, Policies, sample};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -18,6 +18,11 @@ pub fn guests() -> PathBuf {
 
 pub fn contract() -> String {
     fs::read_to_string(root().join("wit/policy.wit")).unwrap()
+}
+
+/// With the worlds that only guests have.
+pub fn contract_and_worlds() -> String {
+    format!("{}\n{}", contract(), fs::read_to_string(guests().join("worlds.wit")).unwrap())
 }
 
 /// The built-in component's file.
@@ -34,7 +39,7 @@ pub fn guest(name: &str) -> Vec<u8> {
         Some(world) => (world, String::new()),
         None => (world, fs::read_to_string(guests().join("prelude.wat")).unwrap()),
     };
-    component(&format!("(module {body}\n{prelude})"), &contract(), world)
+    component(&format!("(module {body}\n{prelude})"), &contract_and_worlds(), world)
 }
 
 /// The component of a core module's text for a world of `wit`.
@@ -53,7 +58,15 @@ pub fn bundle(component: Vec<u8>, settings: &[(&str, &str)]) -> Bundle {
 }
 
 pub fn policies() -> Policies {
-    Policies::new(Options::default()).unwrap()
+    Policies::new(options()).unwrap()
+}
+
+/// What one test compiled, the others of its file need not compile again. Time is not what ends a guest here, however
+/// busy the machine is: a test that wants that says so.
+pub fn options() -> Options {
+    static CACHE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+    let limits = Limits { deadline: Duration::from_secs(60), ..Limits::default() };
+    Options { limits, cache: Some(CACHE.path().join("code")), ..Options::default() }
 }
 
 /// A node on which guests behave.

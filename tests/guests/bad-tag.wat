@@ -1,0 +1,6 @@
+;; world: sizing-policy
+;; Neither ok nor err, but a third case.
+(data (i32.const 2048) "\07\00\00\00")
+(func (export "reservoir:policy/sizing@0.1.0#decide") (param i32) (result i32)
+  (if (call $provoked (local.get 0)) (then (return (i32.const 2048))))
+  (call $calm_sizes))
