@@ -9,6 +9,7 @@
 
 pub mod http;
 pub mod model;
+pub mod node;
 pub mod vpc;
 
 pub use model::audit::Violation;
