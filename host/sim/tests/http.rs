@@ -255,6 +255,84 @@ async fn faults_over_http_and_a_call_that_never_answers() {
 }
 
 #[tokio::test]
+async fn an_operator_over_http() {
+    let a = start(Config::default()).await;
+    let mut deeds = Vec::new();
+    let efa = format!(r#"{{"attach_interface":{{"instance":"{NODE}","type":"efa-only"}}}}"#);
+    let eni = a.admin("POST", "/sim/do", &efa).await["eni"].as_str().unwrap().to_owned();
+    deeds.push(format!(r#"{{"tag":{{"resource":"{eni}","tags":{{"node.k8s.amazonaws.com/no_manage":"true"}}}}}}"#));
+    deeds.push(format!(r#"{{"skew":{{"eni":"{eni}","how":"imds_stuck"}}}}"#));
+    deeds.push(format!(r#"{{"unskew":"{eni}"}}"#));
+    deeds.push(format!(r#"{{"untag":{{"resource":"{eni}","keys":["x"]}}}}"#));
+    deeds.push(format!(r#"{{"expect":{{"instance":"{NODE}","expect":{{"read_only":true}}}}}}"#));
+    deeds.push(format!(r#"{{"imds":{{"instance":"{NODE}","mode":"v1"}}}}"#));
+    for deed in [
+        r#"{"launch":{"id":"i-9","type":"c5.large","subnet":"subnet-0a7c5e3b1d9f82464"}}"#,
+        r#"{"occupy":{"subnet":"subnet-0a7c5e3b1d9f82464","count":9}}"#,
+        r#"{"fragment":{"subnet":"subnet-0a7c5e3b1d9f82464","leave":2}}"#,
+        r#"{"vacate":"subnet-0a7c5e3b1d9f82464"}"#,
+        r#"{"add_subnet":{"id":"subnet-9","cidr":"10.0.48.0/24","tags":{"kubernetes.io/role/cni":"1"}}}"#,
+        r#"{"set_vpc_ipv6_cidrs":["2600:1f14:abc:d00::/56"]}"#,
+        r#"{"set_quota":3}"#,
+        r#"{"throttle":"published"}"#,
+        r#"{"flaky":0.0}"#,
+        r#"{"delays":{"profile":"instant","no_answer":[0.1,0.2]}}"#,
+        r#"{"iam":{"denied":["CreateTags"]}}"#,
+    ] {
+        deeds.push(deed.to_owned());
+    }
+    for deed in &deeds {
+        let answer = a.admin("POST", "/sim/do", deed).await;
+        assert_eq!(answer["ok"], true, "{deed}: {answer}");
+    }
+    for (wrong, words) in [
+        (r#"{"throttle":{"custom":{"CreateTags":{"capacity":0,"refill":1}}}}"#, "CreateTags"),
+        (r#"{"delays":"fast"}"#, "fast"),
+        (r#"{"operate":"Action=DescribeDreams"}"#, "InvalidAction"),
+        (r#"{"unskew":1}"#, "string"),
+        (r#"{"tag":{"resource":"eni-1","tags":{"a":"b"}}}"#, "InvalidNetworkInterfaceID"),
+    ] {
+        let answer = a.admin("POST", "/sim/do", wrong).await;
+        assert!(answer["error"].as_str().is_some_and(|e| e.contains(words)), "{wrong}: {answer}");
+    }
+    let operate = r#"{"operate":"Action=CreateTags&ResourceId.1=subnet-9&Tag.1.Key=k&Tag.1.Value=v"}"#;
+    assert!(a.admin("POST", "/sim/do", operate).await["answer"].as_str().unwrap().contains("CreateTagsResponse"));
+    let quota = a.ec2("CreateNetworkInterface&SubnetId=subnet-9").await;
+    assert_eq!((quota.status, between(&quota.body, "Code")), (400, "NetworkInterfaceLimitExceeded"));
+    let denied = a.ec2(&format!("CreateTags&ResourceId.1={eni}&Tag.1.Key=k&Tag.1.Value=v")).await;
+    assert_eq!((denied.status, between(&denied.body, "Code")), (403, "UnauthorizedOperation"));
+    let found = a.admin("GET", "/sim/audit", "").await;
+    assert_eq!(found.as_array().unwrap().len(), 0, "two nodes: nobody signed, so nobody is to blame: {found}");
+    let pods = format!(r#"{{"instance":"{NODE}","pods":["192.0.2.1"]}}"#);
+    assert_eq!(a.admin("POST", "/sim/audit", &pods).await[0]["pod_without_address"]["address"], "192.0.2.1");
+    assert_eq!(a.admin("GET", "/sim/log?instance=i-nobody", "").await, serde_json::json!([]));
+    let own = http(a.imds, "GET", "/latest/meta-data/instance-id", "", "").await.unwrap();
+    assert_eq!((own.status, own.body.as_str()), (200, NODE), "no token needed in v1");
+    let header = "X-aws-ec2-metadata-token: made-up\r\n";
+    assert_eq!(http(a.imds, "GET", "/latest/meta-data/mac", header, "").await.unwrap().status, 401);
+    a.admin("POST", "/sim/do", &format!(r#"{{"imds":{{"instance":"{NODE}","mode":"disabled"}}}}"#)).await;
+    assert_eq!(http(a.imds, "GET", "/latest/meta-data/mac", "", "").await.unwrap().status, 403);
+}
+
+#[tokio::test]
+async fn faults_as_text_and_answers_cut_short() {
+    let a = start(Config::default()).await;
+    let script = "at call 1 of DescribeSubnets: cut\nat call 1 of IMDS:mac: cut\nat call 2 of IMDS:mac: 404\n";
+    assert_eq!(a.admin("POST", "/sim/faults", script).await["ok"], true);
+    assert!(a.admin("POST", "/sim/faults", "whenever: wrong").await["error"].as_str().unwrap().contains("which calls"));
+    let half = http(a.ec2, "POST", "/", "", "Version=2016-11-15&Action=DescribeSubnets").await.unwrap();
+    assert!(half.status == 200 && !half.body.contains("</DescribeSubnetsResponse>"), "{}", half.body);
+    let announced: usize = half.head.split("content-length: ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+    assert!(announced > half.body.len());
+    let token = a.token().await;
+    let mac = a.imds("/latest/meta-data/mac", &token).await.body;
+    assert!(mac.len() < 17, "{mac}");
+    assert_eq!(a.imds("/latest/meta-data/mac", &token).await.status, 404);
+    assert_eq!(a.imds("/latest/meta-data/mac", &token).await.body.len(), 17);
+    a.imds("/latest/meta-data/instance-id", &token).await;
+}
+
+#[tokio::test]
 async fn the_signer_is_the_caller_and_deeds_are_done() {
     let mut config = Config::default();
     config.instances.push(InstanceConfig::new("i-0b", "c5.large", "subnet-0a7c5e3b1d9f82464"));

@@ -311,7 +311,7 @@ fn faults_strike_as_scripted() {
     let mut s = sim();
     let eni = primary_eni(&s);
     let mut fault = |at, effect| {
-        s.inject(Fault { api: "AssignPrivateIpAddresses".into(), instance: None, at, times: 1, effect });
+        s.inject(Fault::new("AssignPrivateIpAddresses", effect).at(at));
     };
     fault(1, FaultEffect::Error { code: "UnauthorizedOperation".into(), message: None });
     fault(2, FaultEffect::NoAnswer);

@@ -9,6 +9,7 @@ use clap::Parser;
 use reservoir_core::ip::Ipv4Net;
 use reservoir_sim::http::{Server, Simulation};
 use reservoir_sim::model::config::{DelaysConfig, Vpc as VpcConfig};
+use reservoir_sim::model::fault::Fault;
 use reservoir_sim::model::throttle::ThrottleConfig;
 use reservoir_sim::vpc::{Vpc, VpcOptions, bind_in};
 use reservoir_sim::{Config, Sim};
@@ -40,12 +41,15 @@ struct Args {
     /// Blocks of the VPC.
     #[arg(long, value_delimiter = ',')]
     vpc_cidr: Vec<Ipv4Net>,
-    /// Delays profile: instant or realistic.
+    /// Delays profile: instant, realistic or eventual.
     #[arg(long)]
     delays: Option<String>,
     /// Throttle as EC2 does by default.
     #[arg(long)]
     throttle: bool,
+    /// A scripted fault, such as "at call 7 of AssignPrivateIpAddresses: RequestLimitExceeded"; may be repeated.
+    #[arg(long)]
+    fault: Vec<Fault>,
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
@@ -76,6 +80,7 @@ impl Args {
         if self.throttle {
             config.throttle = ThrottleConfig::Published;
         }
+        config.faults.extend(self.fault.iter().cloned());
         config.seed = self.seed.unwrap_or(config.seed);
         Ok(config)
     }

@@ -3,9 +3,10 @@
 //! | Request | Meaning |
 //! |---|---|
 //! | `GET state` | instances, interfaces, subnets, call counters |
-//! | `GET log[?after=N]` | EC2 calls with parameters, those numbered above N |
+//! | `GET log[?after=N][&instance=i-…]` | EC2 calls with parameters, those numbered above N |
 //! | `GET audit` | what should not be; `[]` is good |
-//! | `GET faults`, `POST faults`, `DELETE faults` | scripted faults: list, add one or a list, remove all |
+//! | `POST audit` | the same, with the pods' addresses: `{"instance": "i-…", "pods": ["10.0.…"]}` |
+//! | `GET faults`, `POST faults`, `DELETE faults` | scripted faults: list, add (one, a list, or lines of text), remove all |
 //! | `POST do` | what somebody else in the account does, below |
 //!
 //! | `POST do` | Meaning |
@@ -22,8 +23,13 @@
 //! | `{"add_subnet": {"id": "…", "cidr": "…"}}` | another subnet, as in the configuration |
 //! | `{"set_vpc_cidrs": ["…"]}`, `{"set_vpc_ipv6_cidrs": ["…"]}` | the VPC's blocks as IMDS tells them |
 //! | `{"set_quota": 100}` | interfaces that the account may have |
+//! | `{"skew": {"eni": "eni-…", "how": "imds_stuck"}}`, `{"unskew": "eni-…"}` | IMDS or describe does not follow (imds_stuck, imds_hidden, describe_stuck, describe_hidden) |
+//! | `{"throttle": "published"}`, `{"flaky": 0.05}`, `{"delays": "eventual"}`, `{"iam": {"denied": ["CreateTags"]}}` | as in the configuration, from now on |
+//! | `{"imds": {"instance": "i-…", "mode": "v1"}}` | how the instance's metadata service answers (v2, v1, disabled, far) |
+//! | `{"expect": {"instance": "i-…", "expect": {"read_only": true}}}` | what the audit holds the instance to |
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use hyper::{Method, StatusCode};
 use reservoir_core::ip::{IpNet, Ipv4Net};
@@ -33,11 +39,18 @@ use serde_json::{Value, json};
 use super::form::Form;
 use super::server::{Body, Simulation, text};
 use super::{ec2, render};
-use crate::model::config::{InstanceConfig, SubnetConfig};
+use crate::model::audit::Expect;
+use crate::model::config::{DelaysConfig, InstanceConfig, SubnetConfig};
 use crate::model::fault::Fault;
+use crate::model::iam::Iam;
+use crate::model::imds::ImdsMode;
+use crate::model::journal::Record;
 use crate::model::operator::Attach;
 use crate::model::refusal::Refusal;
+use crate::model::script;
 use crate::model::sim::Sim;
+use crate::model::skew::Skew;
+use crate::model::throttle::ThrottleConfig;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -56,31 +69,40 @@ enum Deed {
     SetVpcCidrs(Vec<Ipv4Net>),
     SetVpcIpv6Cidrs(Vec<IpNet>),
     SetQuota(u32),
+    Skew { eni: String, how: Skew },
+    Unskew(String),
+    Throttle(ThrottleConfig),
+    Flaky(f64),
+    Delays(DelaysConfig),
+    Iam(Iam),
+    Imds { instance: String, mode: ImdsMode },
+    Expect { instance: String, expect: Expect },
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    Many(Vec<Fault>),
-    One(Fault),
+#[serde(deny_unknown_fields)]
+struct Pods {
+    instance: String,
+    pods: Vec<IpAddr>,
 }
 
 pub fn answer(simulation: &Simulation, method: &Method, what: &str, query: Option<&str>, body: &str) -> Body {
     let result = match (method, what) {
         (&Method::GET, "state") => Ok(simulation.with(|sim, _| state(sim))),
         (&Method::GET, "log") => {
-            let after = query.and_then(Form::parse).and_then(|mut form| form.parsed("after").ok().flatten());
-            let after: u64 = after.unwrap_or(0);
-            Ok(simulation
-                .with(|sim, _| json!(sim.journal().records().filter(|r| r.number > after).collect::<Vec<_>>())))
+            let mut form = query.and_then(Form::parse).unwrap_or_default();
+            let after: u64 = form.parsed("after").ok().flatten().unwrap_or(0);
+            let instance = form.take("instance");
+            let wanted = |r: &&Record| r.number > after && instance.as_ref().is_none_or(|i| r.instance == *i);
+            Ok(simulation.with(|sim, _| json!(sim.journal().records().filter(wanted).collect::<Vec<_>>())))
         }
         (&Method::GET, "audit") => Ok(simulation.with(|sim, _| json!(sim.audit()))),
         (&Method::GET, "faults") => Ok(simulation.with(|sim, _| json!(sim.faults().collect::<Vec<_>>()))),
-        (&Method::POST, "faults") => serde_json::from_str(body).map_err(|e| e.to_string()).map(|faults| {
-            simulation.with(|sim, _| match faults {
-                OneOrMany::One(fault) => sim.inject(fault),
-                OneOrMany::Many(faults) => faults.into_iter().for_each(|f| sim.inject(f)),
-            });
+        (&Method::POST, "audit") => serde_json::from_str(body)
+            .map_err(|e| e.to_string())
+            .map(|pods: Pods| simulation.with(|sim, _| json!(sim.audit_pods(&pods.instance, pods.pods)))),
+        (&Method::POST, "faults") => faults(body).map(|faults| {
+            simulation.with(|sim, _| faults.into_iter().for_each(|f| sim.inject(f)));
             json!({"ok": true})
         }),
         (&Method::DELETE, "faults") => {
@@ -92,7 +114,7 @@ pub fn answer(simulation: &Simulation, method: &Method, what: &str, query: Optio
         }
         _ => {
             let message = format!(
-                "{method} /sim/{what}: there are GET state, log, audit, faults; POST faults, do; DELETE faults"
+                "{method} /sim/{what}: there are GET state, log, audit, faults; POST audit, faults, do; DELETE faults"
             );
             return json_answer(StatusCode::NOT_FOUND, &json!({"error": message}));
         }
@@ -100,6 +122,16 @@ pub fn answer(simulation: &Simulation, method: &Method, what: &str, query: Optio
     match result {
         Ok(value) => json_answer(StatusCode::OK, &value),
         Err(error) => json_answer(StatusCode::BAD_REQUEST, &json!({"error": error})),
+    }
+}
+
+/// One fault or a list of them as JSON, or lines of text.
+fn faults(body: &str) -> Result<Vec<Fault>, String> {
+    let body = body.trim();
+    match body.chars().next() {
+        Some('{') => serde_json::from_str(body).map(|fault| vec![fault]).map_err(|e| e.to_string()),
+        Some('[') => serde_json::from_str(body).map_err(|e| e.to_string()),
+        _ => script::parse(body).map_err(|e| e.to_string()),
     }
 }
 
@@ -140,6 +172,27 @@ fn perform(simulation: &Simulation, deed: Deed) -> Result<Value, String> {
             sim.set_quota(interfaces);
             Ok(done())
         }
+        Deed::Skew { eni, how } => sim.skew(&eni, how).map(|()| done()).map_err(refused),
+        Deed::Unskew(eni) => {
+            sim.unskew(&eni);
+            Ok(done())
+        }
+        Deed::Throttle(config) => {
+            config.check().map_err(|e| e.to_string())?;
+            sim.set_throttle(config);
+            Ok(done())
+        }
+        Deed::Flaky(share) => {
+            sim.set_flaky(share);
+            Ok(done())
+        }
+        Deed::Delays(delays) => sim.set_delays(&delays).map(|()| done()),
+        Deed::Iam(iam) => {
+            sim.set_iam(iam);
+            Ok(done())
+        }
+        Deed::Imds { instance, mode } => sim.set_imds_mode(&instance, mode).map(|()| done()).map_err(refused),
+        Deed::Expect { instance, expect } => sim.expect(&instance, expect).map(|()| done()).map_err(refused),
     })
 }
 
@@ -166,7 +219,8 @@ fn state(sim: &Sim) -> Value {
         "enis": enis,
         "subnets": subnets,
         "calls": sim.journal().counts(),
-        "calls_by_instance": sim.journal().by_instance(),
+        "calls_by_instance": sim.journal().by_instance().iter().map(|(k, n)| (k, n.calls)).collect::<BTreeMap<_, _>>(),
+        "nodes": sim.journal().by_instance(),
     })
 }
 

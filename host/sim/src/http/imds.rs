@@ -123,13 +123,17 @@ fn interface_leaves(tree: &mut BTreeMap<String, String>, at: &str, interface: &M
     put("device-number", facts.device_index.to_string());
     put("interface-id", facts.eni.clone());
     put("mac", facts.mac.clone());
-    put("network-card", facts.card.to_string());
+    if identity.tells_cards {
+        put("network-card", facts.card.to_string());
+    }
     put("owner-id", identity.account.clone());
     put("security-group-ids", interface.groups.join("\n"));
     put("subnet-id", facts.subnet.clone());
     put("vpc-id", interface.vpc.clone());
-    let addresses = facts.primary.iter().chain(&facts.secondary);
-    put("local-ipv4s", lines(&mut addresses.map(ToString::to_string)));
+    // The primary first; the order of the others means nothing, and here is none that anybody could take for one.
+    let mut secondary = facts.secondary.clone();
+    secondary.sort_by_key(|a| u32::from(*a).reverse_bits());
+    put("local-ipv4s", lines(&mut facts.primary.iter().chain(&secondary).map(ToString::to_string)));
     put("ipv4-prefix", lines(&mut facts.prefixes.iter().map(ToString::to_string)));
     put("ipv6s", lines(&mut facts.ipv6.iter().map(ToString::to_string)));
     put("ipv6-prefix", lines(&mut facts.ipv6_prefixes.iter().map(ToString::to_string)));

@@ -4,6 +4,7 @@ mod admin;
 mod ec2;
 mod form;
 mod imds;
+mod page;
 mod render;
 mod server;
 mod xml;

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use hyper::service::service_fn;
@@ -16,8 +15,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use super::page::Page;
 use super::{admin, ec2, imds, render};
 use crate::model::fault::FaultEffect;
+use crate::model::imds::ImdsMode;
 use crate::model::sim::Sim;
 use crate::vpc::Vpc;
 
@@ -26,7 +27,7 @@ const BODY_LIMIT: usize = 1 << 20;
 const TOKEN: &str = "x-aws-ec2-metadata-token";
 const TOKEN_TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
-pub(super) type Body = Response<Full<Bytes>>;
+pub(super) type Body = Response<Page>;
 
 /// The model in real time: the clock starts with it.
 #[derive(Debug)]
@@ -229,10 +230,14 @@ async fn call(simulation: &Simulation, form: &str, headers: &HeaderMap) -> Resul
     if verdict.silent {
         return Err(NoAnswer::Fault);
     }
-    Ok(match &verdict.result {
+    let mut answer = match &verdict.result {
         Ok(reply) => text(StatusCode::OK, "text/xml;charset=UTF-8", render::reply(api, reply, &account, &id)),
         Err(refusal) => text(status(refusal.status), "text/xml;charset=UTF-8", render::refusal(refusal, &id)),
-    })
+    };
+    if verdict.cut {
+        answer.body_mut().cut();
+    }
+    Ok(answer)
 }
 
 /// The instance whose role signed the request; the only instance, if there is but one.
@@ -254,45 +259,84 @@ async fn metadata(
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Body, NoAnswer> {
-    let (due, fate) = simulation.with(|sim, now| sim.metadata_call(now, instance, "IMDS"));
+    let key = format!("IMDS:{}", path.trim_end_matches('/').rsplit('/').next().unwrap_or_default());
+    let (due, fate, mode) = simulation.with(|sim, now| {
+        let (due, fate) = sim.metadata_call(now, instance, "IMDS", &["IMDS", &key]);
+        (due, fate, sim.imds_mode(instance))
+    });
     simulation.wait(due).await;
+    let mut cut = false;
     match fate {
         Ok(()) => {}
-        Err(FaultEffect::Error { code, message }) => {
+        Err(FaultEffect::Error { code, message } | FaultEffect::After { code, message }) => {
             let status = code.parse().map_or(StatusCode::INTERNAL_SERVER_ERROR, status);
             return Ok(text(status, "text/plain", message.unwrap_or_default()));
         }
+        Err(FaultEffect::Cut) => cut = true,
         Err(_) => return Err(NoAnswer::Fault),
     }
-    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let mut tokens = lock(&simulation.tokens);
-    let tokens = tokens.entry(instance.to_owned()).or_default();
-    let plain = |code, body: &str| Ok(text(code, "text/plain", body.to_owned()));
-    if path == "/latest/api/token" {
-        if method != Method::PUT {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "");
-        }
-        if headers.contains_key("x-forwarded-for") {
-            return plain(StatusCode::FORBIDDEN, "");
-        }
-        return match tokens.issue(instance, header(TOKEN_TTL), Instant::now()) {
-            None => plain(StatusCode::BAD_REQUEST, ""),
-            Some((token, ttl)) => {
-                let mut answer = text(StatusCode::OK, "text/plain", token);
-                answer.headers_mut().insert(TOKEN_TTL, ttl.into());
-                Ok(answer)
-            }
-        };
+    let is_token = path == "/latest/api/token";
+    match mode {
+        ImdsMode::Disabled => return Ok(text(StatusCode::FORBIDDEN, "text/plain", String::new())),
+        // The answer's hop limit ends before it is back.
+        ImdsMode::Far if is_token => std::future::pending().await,
+        _ => {}
     }
+    let mut answer = if is_token {
+        session(simulation, instance, method, headers)
+    } else {
+        value(simulation, instance, method, path, headers, mode)
+    };
+    if cut {
+        answer.body_mut().cut();
+    }
+    Ok(answer)
+}
+
+/// `PUT /latest/api/token`.
+fn session(simulation: &Simulation, instance: &str, method: &Method, headers: &HeaderMap) -> Body {
+    let plain = |code, body: String| text(code, "text/plain", body);
+    if method != Method::PUT {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, String::new());
+    }
+    if headers.contains_key("x-forwarded-for") {
+        return plain(StatusCode::FORBIDDEN, String::new());
+    }
+    let wanted = headers.get(TOKEN_TTL).and_then(|v| v.to_str().ok());
+    let mut tokens = lock(&simulation.tokens);
+    match tokens.entry(instance.to_owned()).or_default().issue(instance, wanted, Instant::now()) {
+        None => plain(StatusCode::BAD_REQUEST, String::new()),
+        Some((token, ttl)) => {
+            let mut answer = plain(StatusCode::OK, token);
+            answer.headers_mut().insert(TOKEN_TTL, ttl.into());
+            answer
+        }
+    }
+}
+
+/// `GET /latest/…`.
+fn value(
+    simulation: &Simulation,
+    instance: &str,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    mode: ImdsMode,
+) -> Body {
+    let plain = |code, body: &str| text(code, "text/plain", body.to_owned());
     if method != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "");
     }
-    if !tokens.is_valid(header(TOKEN), Instant::now()) {
+    let token = headers.get(TOKEN).and_then(|v| v.to_str().ok());
+    // A wrong token is refused also where none is needed.
+    let needed = mode != ImdsMode::V1 || token.is_some();
+    let valid = lock(&simulation.tokens).get(instance).is_some_and(|t| t.is_valid(token, Instant::now()));
+    if needed && !valid {
         return plain(StatusCode::UNAUTHORIZED, "");
     }
     let body = simulation.with(|sim, _| imds::read(path, &sim.identity(instance)?, sim.metadata(instance)?));
     match body {
-        Some(body) => Ok(text(StatusCode::OK, "text/plain", body)),
+        Some(body) => text(StatusCode::OK, "text/plain", body),
         None => plain(StatusCode::NOT_FOUND, "not found"),
     }
 }
@@ -302,7 +346,7 @@ fn status(code: u16) -> StatusCode {
 }
 
 pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Body {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Page::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     answer

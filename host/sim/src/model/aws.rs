@@ -1,7 +1,7 @@
 //! EC2's truth. Time stands still here: an operation ([`super::operations`]) happens at once and says in [`Effect`]s
 //! what must follow later; [`super::sim`] knows when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
 use serde::{Deserialize, Serialize};
 
-use super::audit::Violation;
+use super::audit::{Expect, Violation};
 use super::config::{Config, ConfigError, InstanceConfig, SubnetConfig};
 use super::delays::Random;
+use super::imds::ImdsMode;
 use super::links::Addresses;
 use super::ops::Create;
 use super::refusal::Refusal;
@@ -38,10 +39,14 @@ pub struct Aws {
     pub(super) violations: Vec<Violation>,
     pub(super) effects: Vec<Effect>,
     pub(super) tokens: BTreeMap<String, (Create, Option<String>)>,
+    /// When each came to be known, oldest first.
+    pub(super) token_times: VecDeque<(Duration, String)>,
     macs: BTreeSet<String>,
     pub(super) random: Random,
     pub(super) eni_quota: u32,
     pub(super) failed_token_binds: bool,
+    pub(super) lists_unknown_ids: bool,
+    pub(super) imds_tells_cards: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +72,8 @@ pub struct Instance {
     /// Attached interfaces, those on the way included.
     pub enis: Vec<String>,
     pub(super) limits: InstanceLimits,
+    pub(super) imds: ImdsMode,
+    pub(super) expect: Expect,
 }
 
 /// An interface.
@@ -230,6 +237,9 @@ impl Aws {
             random: Random::new(config.seed),
             eni_quota: config.eni_quota,
             failed_token_binds: config.failed_token_binds,
+            lists_unknown_ids: config.lists_unknown_ids,
+            imds_tells_cards: config.imds_tells_cards,
+            token_times: VecDeque::new(),
         };
         for subnet in &config.subnets {
             let subnet = aws.subnet(subnet)?;
@@ -335,6 +345,8 @@ impl Aws {
             terminated: false,
             enis: vec![eni.id.clone()],
             limits,
+            imds: config.imds,
+            expect: config.expect.clone(),
         };
         self.instances.insert(config.id.clone(), instance);
         self.insert(eni);

@@ -7,10 +7,13 @@ use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
 use serde::{Deserialize, Serialize};
 
-use super::delays::Delays;
+use super::audit::Expect;
+use super::delays::{Delays, Span};
 use super::fault::Fault;
+use super::iam::Iam;
+use super::imds::ImdsMode;
 use super::subnet::Keep;
-use super::throttle::{Bucket, ThrottleConfig};
+use super::throttle::ThrottleConfig;
 
 /// The whole simulation. Every field has a default: one VPC, one subnet, one instance, no delays.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +36,13 @@ pub struct Config {
     pub eni_quota: u32,
     /// Whether a failed create request binds its client token (spec 03 W-9).
     pub failed_token_binds: bool,
+    /// What the nodes' role may do.
+    pub iam: Iam,
+    /// Several unknown interface ids in one describe call are all named in the error, in a form of which no single id can
+    /// be taken; EC2 names the first alone.
+    pub lists_unknown_ids: bool,
+    /// Whether IMDS has the key `network-card`; older ones have not.
+    pub imds_tells_cards: bool,
     /// How old an unattached, or attached but not delete-on-termination, interface may be before the audit names it.
     pub audit_grace_seconds: f64,
     /// Requests kept in the log; the oldest go first.
@@ -155,6 +165,11 @@ pub struct InstanceConfig {
     /// Where the HTTP face serves this instance's metadata.
     #[serde(default)]
     pub imds_listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub imds: ImdsMode,
+    /// What the audit holds this node to.
+    #[serde(default)]
+    pub expect: Expect,
 }
 
 /// A profile's name, or a profile with some delays replaced.
@@ -166,7 +181,7 @@ pub enum DelaysConfig {
         #[serde(default = "instant")]
         profile: String,
         #[serde(flatten)]
-        overrides: BTreeMap<String, f64>,
+        overrides: BTreeMap<String, Span>,
     },
 }
 
@@ -181,8 +196,9 @@ impl DelaysConfig {
             Self::Profile(name) => (name, &none),
             Self::Custom { profile, overrides } => (profile, overrides),
         };
-        let profile = Delays::profile(name)
-            .ok_or_else(|| format!("delays profile {name:?} does not exist; there are instant and realistic"))?;
+        let profile = Delays::profile(name).ok_or_else(|| {
+            format!("delays profile {name:?} does not exist; there are instant, realistic and eventual")
+        })?;
         profile.with(overrides)
     }
 }
@@ -223,6 +239,9 @@ impl Default for Config {
             seed: 1,
             eni_quota: 5000,
             failed_token_binds: true,
+            iam: Iam::default(),
+            lists_unknown_ids: false,
+            imds_tells_cards: true,
             audit_grace_seconds: 30.0,
             log_limit: 10_000,
         }
@@ -242,6 +261,8 @@ impl InstanceConfig {
             security_groups: Vec::new(),
             eni_tags: BTreeMap::new(),
             imds_listen: None,
+            imds: ImdsMode::default(),
+            expect: Expect::default(),
         }
     }
 }
@@ -297,14 +318,7 @@ impl Config {
     /// # Errors
     /// The first thing that makes no sense.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if let ThrottleConfig::Custom(buckets) = &self.throttle {
-            for (action, &Bucket { capacity, refill }) in buckets {
-                if !(capacity >= 1.0 && refill >= 0.0 && capacity.is_finite() && refill.is_finite()) {
-                    let (capacity, refill) = (capacity.to_string(), refill.to_string());
-                    return Err(ConfigError::Throttle { action: action.clone(), capacity, refill });
-                }
-            }
-        }
+        self.throttle.check()?;
         if !(0.0..=1.0).contains(&self.flaky) {
             return Err(ConfigError::Flaky(self.flaky.to_string()));
         }
@@ -376,8 +390,8 @@ mod tests {
         let delays = |json: &str| Config::from_json(json).unwrap().delays.resolve();
         assert_eq!(delays(r#"{"delays":"realistic"}"#), Ok(Delays::realistic()));
         let changed = delays(r#"{"delays":{"profile":"realistic","attach":7}}"#).unwrap();
-        assert_eq!((changed.attach, changed.create), (7.0, 0.5));
-        assert!(delays(r#"{"delays":"fast"}"#).unwrap_err().contains("instant and realistic"));
+        assert_eq!((changed.attach, changed.create), (7.0.into(), 0.5.into()));
+        assert!(delays(r#"{"delays":"fast"}"#).unwrap_err().contains("instant, realistic and eventual"));
     }
 
     #[test]

@@ -5,46 +5,113 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// Seconds: exactly so many, or anything between two bounds. In JSON a number or `[least, most]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "SpanForm", into = "SpanForm")]
+pub struct Span {
+    pub least: f64,
+    pub most: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum SpanForm {
+    Exactly(f64),
+    Between([f64; 2]),
+}
+
+impl From<SpanForm> for Span {
+    fn from(form: SpanForm) -> Self {
+        match form {
+            SpanForm::Exactly(seconds) => seconds.into(),
+            SpanForm::Between([least, most]) => Self { least, most },
+        }
+    }
+}
+
+impl From<Span> for SpanForm {
+    fn from(span: Span) -> Self {
+        if span.least == span.most { Self::Exactly(span.least) } else { Self::Between([span.least, span.most]) }
+    }
+}
+
+impl From<f64> for Span {
+    fn from(seconds: f64) -> Self {
+        Self { least: seconds, most: seconds }
+    }
+}
+
+impl From<[f64; 2]> for Span {
+    fn from([least, most]: [f64; 2]) -> Self {
+        Self { least, most }
+    }
+}
+
+impl Span {
+    /// Never takes any time.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.most <= 0.0
+    }
+
+    fn is_sound(self) -> bool {
+        self.least.is_finite() && self.most.is_finite() && 0.0 <= self.least && self.least <= self.most
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.least == self.most { write!(f, "{}", self.least) } else { write!(f, "[{}, {}]", self.least, self.most) }
+    }
+}
+
 /// Delays in seconds. A call's answer is due after its own delay; its effect on EC2's truth is immediate, everything
 /// that follows (attachment state, kernel link, IMDS) counts from the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Delays {
     /// Every `Describe…` call.
-    pub describe: f64,
-    pub create: f64,
-    pub attach: f64,
-    pub modify: f64,
+    pub describe: Span,
+    pub create: Span,
+    pub attach: Span,
+    pub modify: Span,
     /// The answer to `DetachNetworkInterface`; how long detaching takes is `detached`.
-    pub detach: f64,
-    pub delete: f64,
-    pub assign: f64,
-    pub unassign: f64,
-    pub tags: f64,
+    pub detach: Span,
+    pub delete: Span,
+    pub assign: Span,
+    pub unassign: Span,
+    pub tags: Span,
     /// One IMDS request.
-    pub imds: f64,
+    pub imds: Span,
     /// Create answered → visible to describe and attach; before, `NotFound`.
-    pub create_visible: f64,
+    pub create_visible: Span,
     /// Attach answered → attachment `attached`, and the kernel link is there.
-    pub attached: f64,
+    pub attached: Span,
     /// `attached` → kernel link present.
-    pub link: f64,
+    pub link: Span,
     /// Detach answered → attachment gone, status `available`, link gone.
-    pub detached: f64,
+    pub detached: Span,
     /// Attach answered → in IMDS.
-    pub imds_attach: f64,
+    pub imds_attach: Span,
     /// In IMDS → its secondary addresses and prefixes in IMDS.
-    pub imds_addresses: f64,
+    pub imds_addresses: Span,
     /// Assign or unassign answered → IMDS.
-    pub imds_assign: f64,
+    pub imds_assign: Span,
+    /// A changed list of addresses in IMDS → whole; before, some of what is new is missing and some of what went is there.
+    pub imds_partial: Span,
+    /// Share of the changes that take `imds_slow` longer to reach IMDS.
+    pub imds_slow_share: f64,
+    pub imds_slow: Span,
+    /// Share of the detached interfaces that stay in IMDS for ever.
+    pub imds_stuck_share: f64,
     /// Detached → gone from IMDS.
-    pub imds_detach: f64,
+    pub imds_detach: Span,
     /// Security groups changed → IMDS.
-    pub imds_groups: f64,
+    pub imds_groups: Span,
     /// Any change → `DescribeNetworkInterfaces`.
-    pub describe_lag: f64,
+    pub describe_lag: Span,
     /// What a client waits for an answer that never comes.
-    pub no_answer: f64,
+    pub no_answer: Span,
     /// Each delay is stretched by a random factor in `[1, 1 + jitter)`.
     pub jitter: f64,
 }
@@ -53,28 +120,37 @@ impl Delays {
     /// Nothing takes time.
     #[must_use]
     pub fn instant() -> Self {
+        Self { no_answer: 10.0.into(), ..Self::none() }
+    }
+
+    fn none() -> Self {
+        let zero = Span::default();
         Self {
-            describe: 0.0,
-            create: 0.0,
-            attach: 0.0,
-            modify: 0.0,
-            detach: 0.0,
-            delete: 0.0,
-            assign: 0.0,
-            unassign: 0.0,
-            tags: 0.0,
-            imds: 0.0,
-            create_visible: 0.0,
-            attached: 0.0,
-            link: 0.0,
-            detached: 0.0,
-            imds_attach: 0.0,
-            imds_addresses: 0.0,
-            imds_assign: 0.0,
-            imds_detach: 0.0,
-            imds_groups: 0.0,
-            describe_lag: 0.0,
-            no_answer: 10.0,
+            describe: zero,
+            create: zero,
+            attach: zero,
+            modify: zero,
+            detach: zero,
+            delete: zero,
+            assign: zero,
+            unassign: zero,
+            tags: zero,
+            imds: zero,
+            create_visible: zero,
+            attached: zero,
+            link: zero,
+            detached: zero,
+            imds_attach: zero,
+            imds_addresses: zero,
+            imds_assign: zero,
+            imds_partial: zero,
+            imds_slow_share: 0.0,
+            imds_slow: zero,
+            imds_stuck_share: 0.0,
+            imds_detach: zero,
+            imds_groups: zero,
+            describe_lag: zero,
+            no_answer: zero,
             jitter: 0.0,
         }
     }
@@ -83,32 +159,55 @@ impl Delays {
     #[must_use]
     pub fn realistic() -> Self {
         Self {
-            describe: 0.1,
-            create: 0.5,
-            attach: 1.0,
-            modify: 0.2,
-            detach: 0.3,
-            delete: 0.3,
-            assign: 0.3,
-            unassign: 0.3,
-            tags: 0.2,
-            imds: 0.001,
-            detached: 3.0,
-            imds_attach: 2.0,
-            imds_assign: 2.0,
-            imds_detach: 2.0,
-            imds_groups: 2.0,
+            describe: 0.1.into(),
+            create: 0.5.into(),
+            attach: 1.0.into(),
+            modify: 0.2.into(),
+            detach: 0.3.into(),
+            delete: 0.3.into(),
+            assign: 0.3.into(),
+            unassign: 0.3.into(),
+            tags: 0.2.into(),
+            imds: 0.001.into(),
+            detached: 3.0.into(),
+            imds_attach: 2.0.into(),
+            imds_assign: 2.0.into(),
+            imds_detach: 2.0.into(),
+            imds_groups: 2.0.into(),
             jitter: 0.1,
             ..Self::instant()
         }
     }
 
-    /// A profile by name: `instant` or `realistic`.
+    /// Everything that EC2 and IMDS have ever been seen to take (spec 03 §16.3): a new interface unknown for up to 5 s,
+    /// IMDS up to half a minute behind and sometimes two minutes, lists in part, links late.
+    #[must_use]
+    pub fn eventual() -> Self {
+        Self {
+            create_visible: [0.0, 5.0].into(),
+            attached: [1.0, 10.0].into(),
+            link: [0.0, 10.0].into(),
+            detached: [1.0, 30.0].into(),
+            imds_attach: [0.2, 3.0].into(),
+            imds_addresses: [0.3, 5.0].into(),
+            imds_assign: [0.0, 30.0].into(),
+            imds_partial: [0.0, 5.0].into(),
+            imds_slow_share: 0.02,
+            imds_slow: [30.0, 90.0].into(),
+            imds_detach: [0.0, 60.0].into(),
+            imds_groups: [0.0, 30.0].into(),
+            describe_lag: [0.0, 2.0].into(),
+            ..Self::realistic()
+        }
+    }
+
+    /// A profile by name: `instant`, `realistic` or `eventual`.
     #[must_use]
     pub fn profile(name: &str) -> Option<Self> {
         match name {
             "instant" => Some(Self::instant()),
             "realistic" => Some(Self::realistic()),
+            "eventual" => Some(Self::eventual()),
             _ => None,
         }
     }
@@ -117,20 +216,22 @@ impl Delays {
     ///
     /// # Errors
     /// Names the first key that is no delay, or a value that is negative or not finite.
-    pub fn with(self, overrides: &BTreeMap<String, f64>) -> Result<Self, String> {
+    pub fn with(self, overrides: &BTreeMap<String, Span>) -> Result<Self, String> {
         let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(self) else {
             return Err("delays do not serialise".to_owned());
         };
         for (key, value) in overrides {
-            if !(value.is_finite() && *value >= 0.0) {
-                return Err(format!("delay {key} = {value}: give seconds, zero or more"));
+            if !value.is_sound() || (key.ends_with("_share") && value.most > 1.0) {
+                return Err(format!(
+                    "delay {key} = {value}: give seconds, zero or more, or [least, most]; a share is from 0 to 1"
+                ));
             }
             let Some(field) = fields.get_mut(key) else {
                 return Err(format!("delay {key:?} does not exist; there are {}", Self::names()));
             };
-            *field = serde_json::Value::from(*value);
+            *field = serde_json::to_value(value).map_err(|e| e.to_string())?;
         }
-        serde_json::from_value(fields.into()).map_err(|e| e.to_string())
+        serde_json::from_value(fields.into()).map_err(|e| format!("delays: {e}"))
     }
 
     fn names() -> String {
@@ -182,11 +283,13 @@ impl Random {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// `seconds`, stretched by the jitter.
-    pub fn delay(&mut self, seconds: f64, jitter: f64) -> Duration {
-        if seconds <= 0.0 {
+    /// A time within the span, stretched by the jitter. No draw where there is nothing to choose.
+    pub fn delay(&mut self, span: impl Into<Span>, jitter: f64) -> Duration {
+        let Span { least, most } = span.into();
+        if most <= 0.0 {
             return Duration::ZERO;
         }
+        let seconds = if most > least { least + (most - least) * self.unit() } else { least };
         let factor = if jitter > 0.0 { 1.0 + jitter * self.unit() } else { 1.0 };
         Duration::try_from_secs_f64(seconds * factor).unwrap_or(Duration::MAX)
     }
@@ -198,11 +301,22 @@ mod tests {
 
     #[test]
     fn overrides_replace_single_fields_and_refuse_unknown_ones() {
-        let d = Delays::realistic().with(&BTreeMap::from([("attach".to_owned(), 4.0)])).unwrap();
-        assert_eq!((d.attach, d.create), (4.0, 0.5));
-        let unknown = Delays::instant().with(&BTreeMap::from([("atach".to_owned(), 1.0)])).unwrap_err();
+        let d = Delays::realistic().with(&BTreeMap::from([("attach".to_owned(), 4.0.into())])).unwrap();
+        assert_eq!((d.attach, d.create), (4.0.into(), 0.5.into()));
+        let unknown = Delays::instant().with(&BTreeMap::from([("atach".to_owned(), 1.0.into())])).unwrap_err();
         assert!(unknown.contains("atach") && unknown.contains("attach"), "{unknown}");
-        assert!(Delays::instant().with(&BTreeMap::from([("attach".to_owned(), -1.0)])).is_err());
+        for (key, wrong) in
+            [("attach", [-1.0, -1.0]), ("attach", [2.0, 1.0]), ("imds_stuck_share", [2.0, 2.0]), ("jitter", [1.0, 2.0])]
+        {
+            assert!(
+                Delays::instant().with(&BTreeMap::from([(key.to_owned(), wrong.into())])).is_err(),
+                "{key} {wrong:?}"
+            );
+        }
+        let between: Span = serde_json::from_str("[1, 3]").unwrap();
+        assert_eq!((between, serde_json::to_string(&between).unwrap().as_str()), ([1.0, 3.0].into(), "[1.0,3.0]"));
+        let mut random = Random::new(1);
+        assert!((0..100).all(|_| (1.0..3.0).contains(&random.delay(between, 0.0).as_secs_f64())));
     }
 
     #[test]

@@ -10,10 +10,44 @@ use super::ops::{Filter, InstanceView, Op, Query, Reply, SubnetView};
 use super::refusal::Refusal;
 use super::subnet6::Ipv6Pool;
 
+/// What describe sees in place of the truth.
+pub(super) struct Seen<'a> {
+    /// All interfaces as they were a while ago.
+    pub lagging: Option<&'a BTreeMap<String, Eni>>,
+    /// Some as somebody wants them seen; None: not at all.
+    pub skewed: &'a BTreeMap<String, Option<Eni>>,
+}
+
+impl<'a> Seen<'a> {
+    fn is_the_truth(&self) -> bool {
+        self.lagging.is_none() && self.skewed.is_empty()
+    }
+
+    fn get(&self, aws: &'a Aws, id: &str) -> Option<&'a Eni> {
+        match self.skewed.get(id) {
+            Some(shown) => shown.as_ref(),
+            None => self.lagging.unwrap_or(&aws.enis).get(id),
+        }
+    }
+
+    /// Ascending.
+    fn ids(&self, aws: &'a Aws) -> Vec<&'a str> {
+        let mut ids: Vec<&str> = self.lagging.unwrap_or(&aws.enis).keys().map(String::as_str).collect();
+        if !self.skewed.is_empty() {
+            ids.extend(self.skewed.keys().map(String::as_str));
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        ids
+    }
+}
+
 impl Aws {
     pub(super) fn describe(&self, op: &Op, now: Duration) -> Result<Reply, Refusal> {
         match op {
-            Op::DescribeNetworkInterfaces(query) => self.describe_interfaces(query, Some, now),
+            Op::DescribeNetworkInterfaces(query) => {
+                self.describe_interfaces(query, &Seen { lagging: None, skewed: &BTreeMap::new() }, now)
+            }
             Op::DescribeInstances(query) => self.describe_instances(query),
             Op::DescribeSubnets(query) => self.describe_subnets(query),
             Op::DescribeInstanceTypes(query) => describe_types(query),
@@ -21,33 +55,25 @@ impl Aws {
         }
     }
 
-    /// `view` gives what describe may see of an interface: it lags behind the truth where so configured.
-    pub(super) fn describe_interfaces<'a>(
-        &'a self,
-        query: &Query,
-        view: impl Fn(&'a Eni) -> Option<&'a Eni>,
-        now: Duration,
-    ) -> Result<Reply, Refusal> {
+    pub(super) fn describe_interfaces(&self, query: &Query, seen: &Seen<'_>, now: Duration) -> Result<Reply, Refusal> {
         check_page(query)?;
+        check_filters(query, INTERFACE_FILTERS)?;
+        let visible = |id: &str| seen.get(self, id).filter(|e| e.visible_from <= now);
+        let fits = |eni: &&Eni| query.filters.iter().all(|f| interface_matches(eni, f).unwrap_or(false));
         if !query.ids.is_empty() {
-            let mut items = Vec::with_capacity(query.ids.len());
-            for id in &query.ids {
-                let eni = self.enis.get(id).filter(|e| e.visible_from <= now).and_then(&view);
-                items.push(eni.ok_or_else(|| Refusal::no_interface(id))?.clone());
+            let unknown: Vec<&str> = query.ids.iter().map(String::as_str).filter(|id| visible(id).is_none()).collect();
+            if let Some(first) = unknown.first() {
+                let listed = self.lists_unknown_ids && unknown.len() > 1;
+                return Err(if listed { Refusal::no_interfaces(&unknown) } else { Refusal::no_interface(first) });
             }
-            items.retain(|e| query.filters.iter().all(|f| interface_matches(e, f).unwrap_or(false)));
-            check_filters(query, INTERFACE_FILTERS)?;
+            let items = query.ids.iter().filter_map(|id| visible(id)).filter(fits).cloned().collect();
             return Ok(Reply::Interfaces { items, next_token: None });
         }
-        check_filters(query, INTERFACE_FILTERS)?;
         let only_available = query.filters.iter().any(|f| f.name == "status" && f.values == ["available"]);
-        let fits = |eni: &&Eni| {
-            eni.visible_from <= now && query.filters.iter().all(|f| interface_matches(eni, f).unwrap_or(false))
-        };
-        let found: Vec<&Eni> = if only_available {
-            self.available.iter().filter_map(|id| self.enis.get(id)).filter_map(&view).filter(fits).collect()
+        let found: Vec<&Eni> = if only_available && seen.is_the_truth() {
+            self.available.iter().filter_map(|id| visible(id)).filter(fits).collect()
         } else {
-            self.enis.values().filter_map(&view).filter(fits).collect()
+            seen.ids(self).into_iter().filter_map(visible).filter(fits).collect()
         };
         let (items, next_token) = page(found, query, |e| &e.id)?;
         Ok(Reply::Interfaces { items: items.into_iter().cloned().collect(), next_token })

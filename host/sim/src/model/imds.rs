@@ -6,7 +6,10 @@ use std::net::Ipv4Addr;
 use reservoir_core::cloud::{AttachedInterface, Instance as InstanceFacts};
 use reservoir_core::ip::{IpNet, Ipv4Net};
 
+use serde::{Deserialize, Serialize};
+
 use super::aws::{Aws, Eni};
+use super::delays::Random;
 use super::subnet6::Ipv6Pool;
 
 /// One instance's metadata.
@@ -50,6 +53,41 @@ impl MetadataInterface {
     }
 }
 
+impl MetadataInterface {
+    /// On the way from `shown` to `self`: of each address that came or went since, chance says whether it has already.
+    pub(super) fn in_part(&self, shown: Option<&Self>, random: &mut Random) -> Self {
+        let none =
+            AttachedInterface { secondary: vec![], prefixes: vec![], ipv6_prefixes: vec![], ..self.facts.clone() };
+        let shown = shown.map_or(&none, |s| &s.facts);
+        let mut part = self.clone();
+        part.facts.secondary = mix(&shown.secondary, &self.facts.secondary, random);
+        part.facts.prefixes = mix(&shown.prefixes, &self.facts.prefixes, random);
+        part.facts.ipv6_prefixes = mix(&shown.ipv6_prefixes, &self.facts.ipv6_prefixes, random);
+        part
+    }
+}
+
+fn mix<T: Copy + PartialEq>(old: &[T], new: &[T], random: &mut Random) -> Vec<T> {
+    let mut out: Vec<T> = new.iter().copied().filter(|t| old.contains(t) || random.below(2) == 0).collect();
+    out.extend(old.iter().copied().filter(|t| !new.contains(t) && random.below(2) == 0));
+    out
+}
+
+/// How a metadata service answers (spec 03 §16.6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImdsMode {
+    /// With a session token only.
+    #[default]
+    V2,
+    /// Without one too.
+    V1,
+    /// 403 to everything.
+    Disabled,
+    /// The hop limit is too low: no answer to the request for a token.
+    Far,
+}
+
 /// The never-changing facts of an instance.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -57,6 +95,8 @@ pub struct Identity {
     pub account: String,
     pub vpc_cidrs: Vec<Ipv4Net>,
     pub vpc_ipv6_cidrs: Vec<IpNet>,
+    /// Whether IMDS has the key `network-card`.
+    pub tells_cards: bool,
 }
 
 impl Identity {
@@ -79,6 +119,7 @@ impl Identity {
             account: aws.account.clone(),
             vpc_cidrs: aws.vpc_cidrs.clone(),
             vpc_ipv6_cidrs: aws.vpc_ipv6_cidrs.clone(),
+            tells_cards: aws.imds_tells_cards,
         })
     }
 }

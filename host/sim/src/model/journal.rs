@@ -29,6 +29,17 @@ pub struct Count {
     pub errors: BTreeMap<String, u64>,
 }
 
+/// EC2 calls of one instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NodeCount {
+    pub calls: u64,
+    /// Of them, those that change something.
+    pub mutating: u64,
+    pub by_action: BTreeMap<&'static str, u64>,
+    /// By hours since the start.
+    pub hours: BTreeMap<u32, u32>,
+}
+
 /// The log and the counters.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
@@ -36,7 +47,7 @@ pub struct Journal {
     number: u64,
     records: VecDeque<Record>,
     counts: BTreeMap<&'static str, Count>,
-    instances: BTreeMap<String, u64>,
+    instances: BTreeMap<String, NodeCount>,
 }
 
 impl Journal {
@@ -47,11 +58,14 @@ impl Journal {
     pub(crate) fn note(&mut self, at: Duration, due: Duration, instance: &str, op: Op, outcome: &str) {
         self.number += 1;
         self.count(op.api(), outcome);
-        match self.instances.get_mut(instance) {
-            Some(n) => *n += 1,
-            None => {
-                self.instances.insert(instance.to_owned(), 1);
-            }
+        if !self.instances.contains_key(instance) {
+            self.instances.insert(instance.to_owned(), NodeCount::default());
+        }
+        if let Some(node) = self.instances.get_mut(instance) {
+            node.calls += 1;
+            node.mutating += u64::from(op.is_mutating());
+            *node.by_action.entry(op.api()).or_default() += 1;
+            *node.hours.entry(u32::try_from(at.as_secs() / 3600).unwrap_or(u32::MAX)).or_default() += 1;
         }
         if self.limit == 0 {
             return;
@@ -95,9 +109,20 @@ impl Journal {
         self.counts.get(api).map_or(0, |c| c.calls)
     }
 
+    /// The EC2 calls of one instance, oldest first.
+    pub fn records_of<'a>(&'a self, instance: &'a str) -> impl Iterator<Item = &'a Record> {
+        self.records.iter().filter(move |r| r.instance == instance)
+    }
+
     /// EC2 calls by instance.
     #[must_use]
-    pub fn by_instance(&self) -> &BTreeMap<String, u64> {
+    pub fn by_instance(&self) -> &BTreeMap<String, NodeCount> {
         &self.instances
+    }
+
+    /// EC2 calls of one instance; None: it made none.
+    #[must_use]
+    pub fn node(&self, instance: &str) -> Option<&NodeCount> {
+        self.instances.get(instance)
     }
 }

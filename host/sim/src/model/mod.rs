@@ -1,7 +1,7 @@
 //! The model: state, rules and time, nothing else.
 //!
-//! [`aws`] holds the account's state, [`ops`] the vocabulary of calls, `operations` and [`describe`] their rules, [`sim`] time, delays,
-//! throttling and faults around them.
+//! [`aws`] holds the account's state, [`ops`] the vocabulary of calls, `operations`, `assignment` and [`describe`] their
+//! rules, [`sim`] and `schedule` time, delays, throttling and faults around them, [`operator`] what others do, [`audit`] what must hold.
 
 mod assignment;
 pub mod audit;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod delays;
 pub mod describe;
 pub mod fault;
+pub mod iam;
 pub mod imds;
 pub mod journal;
 pub mod links;
@@ -19,7 +20,10 @@ pub mod ops;
 pub mod preset;
 pub mod refusal;
 mod request;
+mod schedule;
+pub mod script;
 pub mod sim;
+pub mod skew;
 pub mod subnet;
 pub mod subnet6;
 pub mod throttle;

@@ -9,6 +9,8 @@ use super::config::{ConfigError, SubnetConfig};
 use super::ops::{Create, Op, Reply};
 use super::refusal::Refusal;
 
+/// How long a client token is remembered.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 const MOST_TAGS: usize = 50;
 const MOST_GROUPS: usize = 16;
 
@@ -55,6 +57,12 @@ impl Aws {
             && (made.is_ok() || self.failed_token_binds)
         {
             self.tokens.insert(token.clone(), (create.clone(), made.as_ref().ok().cloned()));
+            self.token_times.push_back((now, token.clone()));
+            while self.token_times.front().is_some_and(|(at, _)| now.saturating_sub(*at) > TOKEN_LIFE) {
+                if let Some((_, old)) = self.token_times.pop_front() {
+                    self.tokens.remove(&old);
+                }
+            }
         }
         let id = made?;
         let eni = self.enis.get(&id).ok_or_else(|| Refusal::no_interface(&id))?;

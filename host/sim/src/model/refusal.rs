@@ -35,6 +35,12 @@ impl Refusal {
         }
     }
 
+    /// The form that names all of them, which a client cannot take one id from.
+    pub(crate) fn no_interfaces(ids: &[&str]) -> Self {
+        let message = format!("The networkInterface IDs '{}' do not exist", ids.join(", "));
+        Self::new("InvalidNetworkInterfaceID.NotFound", message)
+    }
+
     pub(crate) fn no_instance(id: &str) -> Self {
         Self::new("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist"))
     }

@@ -11,6 +11,7 @@ use reservoir_core::policy::{Family, Unit};
 use super::audit::INSTANCE_TAG;
 use super::aws::{Eni, InterfaceType};
 use super::fault::FaultEffect;
+use super::imds::ImdsMode;
 use super::ops::{Create, Op, Query, Reply};
 use super::sim::Sim;
 
@@ -19,17 +20,19 @@ impl Sim {
     pub fn call(&mut self, now: Duration, instance: &str, request: Request) -> (Duration, Result<Answer, CloudError>) {
         let api = request.api();
         if !request.is_ec2() {
-            let (due, fate) = self.metadata_call(now, instance, api);
+            let (due, fate) = self.metadata_call(now, instance, api, &[api]);
             let answer = match fate {
+                Ok(()) if self.imds_mode(instance) == ImdsMode::Disabled => Err(imds_error(api, "403 Forbidden")),
+                Ok(()) if self.imds_mode(instance) == ImdsMode::Far => Err(imds_error(api, "no answer")),
                 Ok(()) => self.read_metadata(instance, &request).ok_or_else(|| imds_error(api, "404 Not Found")),
-                Err(FaultEffect::Error { code, .. }) => Err(imds_error(api, &code)),
+                Err(FaultEffect::Error { code, .. } | FaultEffect::After { code, .. }) => Err(imds_error(api, &code)),
                 Err(_) => Err(imds_error(api, "no answer")),
             };
             return (due, answer);
         }
         let verdict = self.execute(now, instance, to_op(request));
         let answer = match verdict.result {
-            _ if verdict.silent => Err(CloudError {
+            _ if verdict.silent || verdict.cut => Err(CloudError {
                 api,
                 kind: ErrorKind::Unknown,
                 code: String::new(),

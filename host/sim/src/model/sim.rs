@@ -1,4 +1,5 @@
-//! Time around the account: when an answer is due, what follows when, what is throttled and what goes wrong.
+//! Time around the account: when an answer is due, what is throttled, what goes wrong. What follows when is in
+//! [`super::schedule`].
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -6,40 +7,44 @@ use std::time::Duration;
 
 use reservoir_core::ip::Ipv4Net;
 
-use super::audit::Violation;
-use super::aws::{AttachmentStatus, Aws, Effect, Eni, InterfaceType};
-use super::config::{Config, ConfigError, InstanceConfig};
+use super::aws::{Aws, Eni};
+use super::config::{Config, ConfigError, DelaysConfig, InstanceConfig};
 use super::delays::{Delays, Random};
+use super::describe::Seen;
 use super::fault::{Fault, FaultEffect, Faults};
-use super::imds::{Identity, Metadata, MetadataInterface};
+use super::iam::Iam;
+use super::imds::{Identity, ImdsMode, Metadata};
 use super::journal::Journal;
-use super::links::{LinkChange, LinkEvent};
+use super::links::LinkEvent;
 use super::ops::{Op, Reply};
 use super::refusal::Refusal;
-use super::subnet6::Ipv6Pool;
-use super::throttle::Throttle;
+use super::schedule::Due;
+use super::skew::Skews;
+use super::throttle::{Throttle, ThrottleConfig};
 
 /// The simulated AWS.
 #[derive(Debug, Clone)]
 pub struct Sim {
     pub(super) aws: Aws,
-    delays: Delays,
-    random: Random,
+    pub(super) delays: Delays,
+    pub(super) random: Random,
     throttle: Throttle,
+    iam: Iam,
     faults: Faults,
     flaky: f64,
-    grace: Duration,
-    journal: Journal,
-    now: Duration,
-    sequence: u64,
-    queue: BinaryHeap<Reverse<Due>>,
+    pub(super) grace: Duration,
+    pub(super) journal: Journal,
+    pub(super) now: Duration,
+    pub(super) sequence: u64,
+    pub(super) queue: BinaryHeap<Reverse<Due>>,
     pub(super) metadata: BTreeMap<String, Metadata>,
     /// When an interface's latest known change reaches IMDS, so that an older state never follows a newer one.
-    metadata_at: BTreeMap<String, Duration>,
+    pub(super) metadata_at: BTreeMap<String, Duration>,
     /// What describe shows while it lags; empty if it does not.
-    described: BTreeMap<String, Eni>,
-    described_at: BTreeMap<String, Duration>,
-    links: VecDeque<LinkEvent>,
+    pub(super) described: BTreeMap<String, Eni>,
+    pub(super) described_at: BTreeMap<String, Duration>,
+    pub(super) skews: Skews,
+    pub(super) links: VecDeque<LinkEvent>,
 }
 
 /// How a call ends.
@@ -50,39 +55,8 @@ pub struct Verdict {
     pub result: Result<Reply, Refusal>,
     /// There is no answer; `result` is what it would have been, if the call arrived.
     pub silent: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Due {
-    at: Duration,
-    sequence: u64,
-    event: Event,
-}
-
-#[derive(Debug, Clone)]
-enum Event {
-    Attached { eni: String, attachment: String },
-    LinkUp { eni: String, attachment: String },
-    Detached { eni: String, attachment: String },
-    Metadata { instance: String, mac: String, view: Option<Box<MetadataInterface>> },
-    Described { eni: String, view: Option<Box<Eni>> },
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
+    /// The answer ends in the middle; a caller can do as little with it as with none.
+    pub cut: bool,
 }
 
 impl Sim {
@@ -99,6 +73,7 @@ impl Sim {
             delays: config.delays.resolve().map_err(ConfigError::Delays)?,
             random: Random::new(config.seed ^ 0x5eed_de1a),
             throttle: Throttle::new(config.throttle.clone()),
+            iam: config.iam.clone(),
             faults,
             flaky: config.flaky,
             grace: Duration::try_from_secs_f64(config.audit_grace_seconds).unwrap_or(Duration::MAX),
@@ -110,6 +85,7 @@ impl Sim {
             metadata_at: BTreeMap::new(),
             described: BTreeMap::new(),
             described_at: BTreeMap::new(),
+            skews: Skews::default(),
             links: VecDeque::new(),
         };
         sim.settle_launch();
@@ -127,24 +103,6 @@ impl Sim {
         Ok(())
     }
 
-    /// A machine is up when its interface is: no delay between.
-    fn settle_launch(&mut self) {
-        for effect in std::mem::take(&mut self.aws.effects) {
-            let Effect::Attaching(id) = effect else { continue };
-            let Some(eni) = self.aws.enis.get(&id) else { continue };
-            let (mac, view) = (eni.mac.clone(), MetadataInterface::of(eni, &self.aws));
-            let Some(attachment) = eni.attachment.clone() else { continue };
-            if self.delays.describe_lag > 0.0 {
-                self.described.insert(id.clone(), eni.clone());
-            }
-            if let Some(view) = view {
-                self.metadata.entry(attachment.instance.clone()).or_default().interfaces.insert(mac, view);
-            }
-            self.happen(Event::Attached { eni: id.clone(), attachment: attachment.id.clone() }, self.now);
-            self.happen(Event::LinkUp { eni: id, attachment: attachment.id }, self.now);
-        }
-    }
-
     /// Ends an instance, interfaces without delete-on-termination are left behind.
     ///
     /// # Errors
@@ -155,6 +113,7 @@ impl Sim {
         self.aws.terminate(instance, self.now)?;
         for eni in enis {
             self.link_down(&eni);
+            self.metadata_at.remove(&eni.id);
         }
         self.metadata.remove(instance);
         self.settle(self.now);
@@ -167,17 +126,29 @@ impl Sim {
         let now = self.now;
         let api = op.api();
         let mut delay = self.random.delay(self.delay_of(&op), self.delays.jitter);
-        let mut silent = false;
-        let mut refusal = None;
-        match self.faults.next(api, instance) {
+        let (mut silent, mut cut, mut wait) = (false, false, None);
+        let (mut refusal, mut instead) = (None, None);
+        match self.faults.next(&[api], instance, &mut self.random) {
             Some(FaultEffect::Error { code, message }) => {
                 refusal = Some(FaultEffect::refusal(&code, message.as_deref()));
             }
+            Some(FaultEffect::After { code, message }) => {
+                instead = Some(FaultEffect::refusal(&code, message.as_deref()));
+            }
             Some(FaultEffect::Delay(seconds)) => delay += self.random.delay(seconds, 0.0),
-            Some(FaultEffect::NoAnswer) => silent = true,
+            Some(FaultEffect::Cut) => cut = true,
+            Some(FaultEffect::NoAnswer) => {
+                silent = true;
+                wait = Some(self.random.delay(self.delays.no_answer, 0.0));
+            }
             Some(FaultEffect::Lost) => {
                 silent = true;
+                wait = Some(self.random.delay(self.delays.no_answer, 0.0));
                 refusal = Some(Refusal::new("RequestTimeout", "the request was lost"));
+            }
+            Some(FaultEffect::Reset) => {
+                silent = true;
+                refusal = Some(Refusal::new("RequestTimeout", "the connection was reset"));
             }
             None => {}
         }
@@ -188,48 +159,57 @@ impl Sim {
             let code = if self.random.below(2) == 0 { "InternalError" } else { "Unavailable" };
             refusal = Some(Refusal::new(code, "An internal error has occurred"));
         }
+        let refusal = refusal.or_else(|| self.iam.refuse(&op, &self.aws));
         let result = match refusal {
             Some(refusal) => Err(refusal),
-            None => match &op {
-                Op::DescribeNetworkInterfaces(query) if self.delays.describe_lag > 0.0 => {
-                    let described = &self.described;
-                    self.aws.describe_interfaces(query, |eni| described.get(&eni.id), now)
-                }
-                _ => self.apply(&op, now),
-            },
-        };
-        let due = if silent {
-            now.saturating_add(self.random.delay(self.delays.no_answer, 0.0))
-        } else {
-            now.saturating_add(delay)
+            None => self.apply(instance, &op, now),
         };
         self.settle(now.saturating_add(delay));
+        let result = match (result, instead) {
+            (Ok(_), Some(refusal)) => Err(refusal),
+            (result, _) => result,
+        };
+        let due = now.saturating_add(wait.unwrap_or(delay));
         let outcome = match &result {
             _ if silent => "no answer",
+            _ if cut => "cut",
             Ok(_) => "ok",
             Err(refusal) => &refusal.code,
         };
+        self.aws.watch_mode(instance, &op);
         self.journal.note(now, due, instance, op, outcome);
-        Verdict { due, result, silent }
+        Verdict { due, result, silent, cut }
     }
 
-    fn apply(&mut self, op: &Op, now: Duration) -> Result<Reply, Refusal> {
-        self.aws.watch_unmanaged(op);
+    fn apply(&mut self, instance: &str, op: &Op, now: Duration) -> Result<Reply, Refusal> {
+        if let Op::DescribeNetworkInterfaces(query) = op {
+            return self.aws.describe_interfaces(query, &self.seen(), now);
+        }
+        self.aws.watch_unmanaged(instance, op);
         let reply = self.aws.apply(op, now)?;
-        self.aws.watch_created(op, &reply);
+        self.aws.watch_created(instance, op, &reply);
         Ok(reply)
     }
 
-    /// When an IMDS request made now is answered, or what befalls it. `api` names it for faults and counters.
+    fn seen(&self) -> Seen<'_> {
+        Seen {
+            lagging: (!self.delays.describe_lag.is_zero()).then_some(&self.described),
+            skewed: self.skews.described(),
+        }
+    }
+
+    /// When an IMDS request made now is answered, or what befalls it. `names` name it for faults, the first for
+    /// counters.
     pub(crate) fn metadata_call(
         &mut self,
         now: Duration,
         instance: &str,
         api: &'static str,
+        names: &[&str],
     ) -> (Duration, Result<(), FaultEffect>) {
         self.advance(now);
         let mut delay = self.random.delay(self.delays.imds, self.delays.jitter);
-        let result = match self.faults.next(api, instance) {
+        let result = match self.faults.next(names, instance, &mut self.random) {
             None => Ok(()),
             Some(FaultEffect::Delay(seconds)) => {
                 delay += self.random.delay(seconds, 0.0);
@@ -246,33 +226,19 @@ impl Sim {
         (self.now.saturating_add(delay), result)
     }
 
-    /// Lets everything due by `now` happen. Time never runs backwards: an earlier `now` changes nothing.
-    pub fn advance(&mut self, now: Duration) {
-        while self.queue.peek().is_some_and(|Reverse(due)| due.at <= now) {
-            if let Some(Reverse(Due { at, event, .. })) = self.queue.pop() {
-                self.now = self.now.max(at);
-                self.happen(event, at);
-            }
+    fn delay_of(&self, op: &Op) -> super::delays::Span {
+        let d = &self.delays;
+        match op {
+            Op::CreateNetworkInterface(_) => d.create,
+            Op::AttachNetworkInterface { .. } => d.attach,
+            Op::ModifyNetworkInterfaceAttribute { .. } => d.modify,
+            Op::DetachNetworkInterface { .. } => d.detach,
+            Op::DeleteNetworkInterface { .. } => d.delete,
+            Op::AssignPrivateIpAddresses { .. } | Op::AssignIpv6Addresses { .. } => d.assign,
+            Op::UnassignPrivateIpAddresses { .. } | Op::UnassignIpv6Addresses { .. } => d.unassign,
+            Op::CreateTags { .. } => d.tags,
+            _ => d.describe,
         }
-        self.now = self.now.max(now);
-    }
-
-    /// When something happens next by itself.
-    #[must_use]
-    pub fn next_event(&self) -> Option<Duration> {
-        self.queue.peek().map(|Reverse(due)| due.at)
-    }
-
-    /// What happened to the instances' network devices up to `now` and was not asked for before.
-    pub fn links(&mut self, now: Duration) -> Vec<LinkEvent> {
-        self.advance(now);
-        self.links.drain(..).collect()
-    }
-
-    /// Everything that should not be.
-    #[must_use]
-    pub fn audit(&self) -> Vec<Violation> {
-        self.aws.audit(self.now, self.grace)
     }
 
     pub fn inject(&mut self, fault: Fault) {
@@ -285,6 +251,49 @@ impl Sim {
 
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
         self.faults.list()
+    }
+
+    /// Another share of EC2 calls, 0 to 1, fails with HTTP 500 or 503.
+    pub fn set_flaky(&mut self, share: f64) {
+        self.flaky = share.clamp(0.0, 1.0);
+    }
+
+    /// Throttles otherwise from now on; all buckets are full.
+    pub fn set_throttle(&mut self, config: ThrottleConfig) {
+        self.throttle = Throttle::new(config);
+    }
+
+    /// Another policy of the nodes' role.
+    pub fn set_iam(&mut self, iam: Iam) {
+        self.iam = iam;
+    }
+
+    /// Other delays for what is asked from now on; what is under way keeps its time.
+    ///
+    /// # Errors
+    /// An unknown profile or delay.
+    pub fn set_delays(&mut self, config: &DelaysConfig) -> Result<(), String> {
+        let delays = config.resolve()?;
+        if self.delays.describe_lag.is_zero() && !delays.describe_lag.is_zero() {
+            self.described = self.aws.enis.clone();
+        }
+        self.delays = delays;
+        Ok(())
+    }
+
+    /// How the instance's metadata service answers.
+    ///
+    /// # Errors
+    /// No such instance.
+    pub fn set_imds_mode(&mut self, instance: &str, mode: ImdsMode) -> Result<(), Refusal> {
+        let machine = self.aws.instances.get_mut(instance).ok_or_else(|| Refusal::no_instance(instance))?;
+        machine.imds = mode;
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn imds_mode(&self, instance: &str) -> ImdsMode {
+        self.aws.instances.get(instance).map_or(ImdsMode::default(), |i| i.imds)
     }
 
     #[must_use]
@@ -306,6 +315,12 @@ impl Sim {
     /// Interfaces, the truth.
     pub fn enis(&self) -> impl Iterator<Item = &Eni> {
         self.aws.enis.values()
+    }
+
+    /// One interface, the truth.
+    #[must_use]
+    pub fn eni(&self, id: &str) -> Option<&Eni> {
+        self.aws.enis.get(id)
     }
 
     /// Instance ids, the terminated included.
@@ -334,208 +349,5 @@ impl Sim {
     #[must_use]
     pub fn metadata(&self, instance: &str) -> Option<&Metadata> {
         self.metadata.get(instance)
-    }
-
-    fn delay_of(&self, op: &Op) -> f64 {
-        let d = &self.delays;
-        match op {
-            Op::CreateNetworkInterface(_) => d.create,
-            Op::AttachNetworkInterface { .. } => d.attach,
-            Op::ModifyNetworkInterfaceAttribute { .. } => d.modify,
-            Op::DetachNetworkInterface { .. } => d.detach,
-            Op::DeleteNetworkInterface { .. } => d.delete,
-            Op::AssignPrivateIpAddresses { .. } | Op::AssignIpv6Addresses { .. } => d.assign,
-            Op::UnassignPrivateIpAddresses { .. } | Op::UnassignIpv6Addresses { .. } => d.unassign,
-            Op::CreateTags { .. } => d.tags,
-            _ => d.describe,
-        }
-    }
-
-    /// Schedules what an operation that is answered at `answered` sets going.
-    pub(super) fn settle(&mut self, answered: Duration) {
-        for effect in std::mem::take(&mut self.aws.effects) {
-            match effect {
-                Effect::Created(id) => {
-                    let visible = answered.saturating_add(self.spread(self.delays.create_visible));
-                    if self.delays.create_visible > 0.0
-                        && let Some(eni) = self.aws.enis.get_mut(&id)
-                    {
-                        eni.visible_from = visible;
-                    }
-                    self.describe_later(&id, answered);
-                }
-                Effect::Attaching(id) => {
-                    self.describe_later(&id, answered);
-                    self.schedule_attach(&id, answered);
-                }
-                Effect::Detaching(id) => {
-                    self.describe_later(&id, answered);
-                    let at = answered.saturating_add(self.spread(self.delays.detached));
-                    if let Some(attachment) = self.attachment_of(&id) {
-                        self.schedule(at, Event::Detached { eni: id, attachment });
-                    }
-                }
-                Effect::Addresses(id) => {
-                    self.describe_later(&id, answered);
-                    self.metadata_later(&id, answered, self.delays.imds_assign);
-                    self.link_addresses(&id);
-                }
-                Effect::Groups(id) => {
-                    self.describe_later(&id, answered);
-                    self.metadata_later(&id, answered, self.delays.imds_groups);
-                }
-                Effect::Touched(id) | Effect::Deleted(id) => self.describe_later(&id, answered),
-            }
-        }
-    }
-
-    fn schedule_attach(&mut self, id: &str, answered: Duration) {
-        let Some(attachment) = self.attachment_of(id) else { return };
-        let attached = answered.saturating_add(self.spread(self.delays.attached));
-        let link = attached.saturating_add(self.spread(self.delays.link));
-        let (eni, attachment) = (id.to_owned(), attachment);
-        self.schedule(attached, Event::Attached { eni: eni.clone(), attachment: attachment.clone() });
-        self.schedule(link, Event::LinkUp { eni, attachment });
-        if self.delays.imds_addresses > 0.0 {
-            let bare = self.aws.enis.get(id).and_then(|e| MetadataInterface::of(e, &self.aws)).map(|mut view| {
-                view.facts.secondary.clear();
-                view.facts.prefixes.clear();
-                view.facts.ipv6_prefixes.clear();
-                view
-            });
-            let shown = self.metadata_view_later(id, answered, self.delays.imds_attach, bare);
-            self.metadata_later(id, shown, self.delays.imds_addresses);
-        } else {
-            self.metadata_later(id, answered, self.delays.imds_attach);
-        }
-    }
-
-    fn metadata_later(&mut self, id: &str, from: Duration, lag: f64) {
-        let view = self.aws.enis.get(id).and_then(|e| MetadataInterface::of(e, &self.aws));
-        self.metadata_view_later(id, from, lag, view);
-    }
-
-    fn metadata_view_later(&mut self, id: &str, from: Duration, lag: f64, view: Option<MetadataInterface>) -> Duration {
-        let at = from.saturating_add(self.spread(lag));
-        let Some(eni) = self.aws.enis.get(id) else { return at };
-        let Some(attachment) = &eni.attachment else { return at };
-        let (instance, mac) = (attachment.instance.clone(), eni.mac.clone());
-        let latest = self.metadata_at.entry(id.to_owned()).or_default();
-        *latest = at.max(*latest);
-        let at = *latest;
-        self.schedule(at, Event::Metadata { instance, mac, view: view.map(Box::new) });
-        at
-    }
-
-    fn describe_later(&mut self, id: &str, from: Duration) {
-        if self.delays.describe_lag <= 0.0 {
-            return;
-        }
-        let view = self.aws.enis.get(id).cloned().map(Box::new);
-        let at = from.saturating_add(self.spread(self.delays.describe_lag));
-        let latest = self.described_at.entry(id.to_owned()).or_default();
-        *latest = at.max(*latest);
-        let at = *latest;
-        self.schedule(at, Event::Described { eni: id.to_owned(), view });
-    }
-
-    fn spread(&mut self, seconds: f64) -> Duration {
-        self.random.delay(seconds, self.delays.jitter)
-    }
-
-    fn attachment_of(&self, id: &str) -> Option<String> {
-        Some(self.aws.enis.get(id)?.attachment.as_ref()?.id.clone())
-    }
-
-    fn schedule(&mut self, at: Duration, event: Event) {
-        if at <= self.now {
-            self.happen(event, self.now);
-            return;
-        }
-        self.sequence += 1;
-        self.queue.push(Reverse(Due { at, sequence: self.sequence, event }));
-    }
-
-    fn happen(&mut self, event: Event, at: Duration) {
-        match event {
-            Event::Attached { eni, attachment } => {
-                let Some(eni) = self.aws.enis.get_mut(&eni) else { return };
-                let own = eni.attachment.as_mut().filter(|a| a.id == attachment);
-                if let Some(own) = own.filter(|a| a.status == AttachmentStatus::Attaching) {
-                    own.status = AttachmentStatus::Attached;
-                    eni.since = at;
-                    let id = eni.id.clone();
-                    self.describe_later(&id, at);
-                }
-            }
-            Event::LinkUp { eni, attachment } => {
-                // An EFA-only interface is no network device of the kernel's.
-                let eni = self.aws.enis.get_mut(&eni).filter(|e| e.interface_type != InterfaceType::EfaOnly);
-                let Some(eni) = eni else { return };
-                let own = eni.attachment.as_mut().filter(|a| a.id == attachment);
-                let Some(own) = own.filter(|a| a.status != AttachmentStatus::Detaching) else { return };
-                own.link = true;
-                let eni = eni.clone();
-                self.link(&eni, LinkChange::Up(eni.addresses()));
-            }
-            Event::Detached { eni: id, attachment } => {
-                let Some(eni) = self.aws.enis.get(&id) else { return };
-                if eni.attachment.as_ref().is_none_or(|a| a.id != attachment) {
-                    return;
-                }
-                let eni = eni.clone();
-                self.link_down(&eni);
-                self.metadata_view_later(&id, at, self.delays.imds_detach, None);
-                self.metadata_at.remove(&id);
-                self.aws.detached(&id, at);
-                self.describe_later(&id, at);
-            }
-            Event::Metadata { instance, mac, view } => {
-                // A terminated instance has no metadata service.
-                if let Some(metadata) = self.metadata.get_mut(&instance) {
-                    match view {
-                        Some(view) => metadata.interfaces.insert(mac, *view),
-                        None => metadata.interfaces.remove(&mac),
-                    };
-                }
-            }
-            Event::Described { eni, view } => {
-                match view {
-                    Some(view) => self.described.insert(eni, *view),
-                    None => self.described.remove(&eni),
-                };
-            }
-        }
-    }
-
-    fn link_addresses(&mut self, id: &str) {
-        if let Some(eni) = self.aws.enis.get(id)
-            && eni.attachment.as_ref().is_some_and(|a| a.link)
-        {
-            let eni = eni.clone();
-            self.link(&eni, LinkChange::Addresses(eni.addresses()));
-        }
-    }
-
-    fn link_down(&mut self, eni: &Eni) {
-        if eni.attachment.as_ref().is_some_and(|a| a.link) {
-            self.link(eni, LinkChange::Down);
-        }
-    }
-
-    fn link(&mut self, eni: &Eni, change: LinkChange) {
-        let Some(attachment) = &eni.attachment else { return };
-        let Some(subnet) = self.aws.subnets.iter().find(|s| s.id == eni.subnet) else { return };
-        self.links.push_back(LinkEvent {
-            at: self.now,
-            instance: attachment.instance.clone(),
-            eni: eni.id.clone(),
-            mac: eni.mac.clone(),
-            device_index: attachment.device_index,
-            card: attachment.card,
-            subnet: subnet.pool.cidr(),
-            subnet_ipv6: subnet.ipv6.as_ref().map(Ipv6Pool::cidr),
-            change,
-        });
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::ConfigError;
+
 /// How many calls of one action at once, and how many more per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +26,21 @@ pub enum ThrottleConfig {
     Published,
     /// The published defaults with some actions replaced.
     Custom(BTreeMap<String, Bucket>),
+}
+
+impl ThrottleConfig {
+    /// # Errors
+    /// A bucket that holds no token, or less than nothing.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self::Custom(buckets) = self else { return Ok(()) };
+        for (action, &Bucket { capacity, refill }) in buckets {
+            if !(capacity >= 1.0 && refill >= 0.0 && capacity.is_finite() && refill.is_finite()) {
+                let (capacity, refill) = (capacity.to_string(), refill.to_string());
+                return Err(ConfigError::Throttle { action: action.clone(), capacity, refill });
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -47,6 +64,7 @@ impl Throttle {
         };
         let key = match (action, paged) {
             ("DescribeNetworkInterfaces", true) => "DescribeNetworkInterfaces paged",
+            ("DescribeInstances", true) => "DescribeInstances paged",
             _ => action,
         };
         let (tokens, at) = self.levels.entry(key).or_insert((bucket.capacity, now));
