@@ -86,14 +86,17 @@ impl Store {
     }
 
     /// Adds a CIDR. An orphan whose address lies in it is taken back. `wanted`: a plan asked for it, so that it serves
-    /// pods whatever its unit.
+    /// pods whatever its unit; that is noted of one that is here already too.
     ///
     /// # Errors
     /// [`Error::UnknownEni`], [`Error::DuplicateCidr`].
     pub fn add_cidr(&mut self, eni: &str, net: IpNet, wanted: bool, now: Time) -> Result<(), Error> {
         let at = self.eni_index(eni).ok_or(Error::UnknownEni)?;
-        if self.enis.iter().any(|e| e.cidr_index(net).is_ok()) {
-            return Err(Error::DuplicateCidr);
+        for other in &mut self.enis {
+            if let Ok(index) = other.cidr_index(net) {
+                other.cidrs[index].wanted |= wanted;
+                return Err(Error::DuplicateCidr);
+            }
         }
         let eni = &mut self.enis[at];
         let position = eni.cidr_index(net).unwrap_or_else(|position| position);
@@ -149,6 +152,16 @@ impl Store {
         self.locate(ip).is_some()
     }
 
+    /// Whether the address lies in a CIDR that is left over from the other unit.
+    #[must_use]
+    pub fn is_left_over(&self, ip: IpAddr) -> bool {
+        self.locate(ip).is_some_and(|(at, cidr)| self.left_over(&self.enis[at].cidrs[cidr]))
+    }
+
+    fn left_over(&self, cidr: &Cidr) -> bool {
+        !self.ipv6 && !cidr.wanted && cidr.unit() != self.unit
+    }
+
     /// The address that `key` holds, if any.
     #[must_use]
     pub fn lookup(&self, key: &Key) -> Option<Assigned> {
@@ -200,7 +213,7 @@ impl Store {
     }
 
     fn serves(&self, eni: &Eni, cidr: &Cidr) -> bool {
-        !eni.spec.excluded && cidr.net.is_ipv4() != self.ipv6 && (cidr.wanted || self.ipv6 || cidr.unit() == self.unit)
+        !eni.spec.excluded && cidr.net.is_ipv4() != self.ipv6 && !self.left_over(cidr)
     }
 
     /// Takes the address of `key` back; it cools from now on.
@@ -368,6 +381,7 @@ impl Store {
                 unit: c.unit(),
                 since: c.since,
                 serving: self.serves(eni, c),
+                left_over: self.left_over(c),
                 assigned: c.assigned,
                 cooling: c.cooling(now, self.cooldown),
                 cooled_at: c.cooled_at(now, self.cooldown),

@@ -115,6 +115,7 @@ impl Manager {
                 }
             }
         }
+        self.sweep_soon(now);
         self.serve_waiters(now);
     }
 }

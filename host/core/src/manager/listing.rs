@@ -162,6 +162,7 @@ impl Manager {
         if job.again {
             self.verify(now);
         }
+        self.sweep_soon(now);
         self.ask(now.mono);
     }
 

@@ -19,6 +19,7 @@
 //! | `node.rs` | what Kubernetes says of the node; the trunk |
 //! | `jobs.rs` | chains of calls, and what they share |
 //! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs`, `adopt.rs` | one kind of job each |
+//! | `other_unit.rs` | what is left when prefix delegation is switched |
 //! | `boot.rs` | what is attached when the daemon starts |
 //! | `listing.rs` | EC2's view, call by call |
 //! | `reconcile.rs`, `left_overs.rs` | what is done with it |
@@ -34,6 +35,7 @@ mod jobs;
 mod left_overs;
 mod listing;
 mod node;
+mod other_unit;
 mod pace;
 mod pods;
 mod reconcile;
@@ -118,6 +120,8 @@ pub struct Manager {
     announce_at: Option<Time>,
     announce_failures: u32,
     next_look: Time,
+    /// When to look for blocks of the other unit.
+    sweep_at: Option<Time>,
 }
 
 impl Manager {
@@ -164,6 +168,7 @@ impl Manager {
             announce_at,
             announce_failures: 0,
             next_look: SLOW,
+            sweep_at: None,
         }
     }
 
@@ -241,6 +246,7 @@ impl Manager {
         self.forget_given_back(now);
         self.end_late_waits(now);
         self.announce(now);
+        self.sweep(now);
         if now.mono >= self.next_look {
             self.next_look = now.mono + SLOW;
             self.look(now);
@@ -267,6 +273,7 @@ impl Manager {
         consider(self.waiters.iter().map(|w| w.deadline).min());
         consider(self.jobs.values().filter_map(jobs::Job::retry_at).min());
         consider(self.announce_at);
+        consider(self.sweep_at);
         consider(self.given_back.front().map(release::GivenBack::forgotten_at));
         if !self.waiters.is_empty() {
             let just_after = Duration::from_millis(1);

@@ -72,6 +72,9 @@ impl Manager {
         if released.is_empty() {
             return Err(StoreError::UnknownPod);
         }
+        if released.iter().any(|r| self.cards.get(r.card).is_some_and(|c| c.store.is_left_over(r.ip))) {
+            self.sweep_soon(now);
+        }
         self.minute(now).deletes += 1;
         self.ask(now.mono + UNHURRIED);
         Ok(released)

@@ -85,17 +85,28 @@ impl Manager {
 
     /// Takes the blocks out of the store, then tells EC2.
     pub(super) fn start_releases(&mut self, now: Now, ids: &[u32], dropped: &mut Vec<Dropped>) -> Vec<String> {
-        let mut by_eni: Vec<(String, Vec<Block>)> = Vec::new();
+        let mut blocks = Vec::with_capacity(ids.len());
         for id in ids {
-            let action = || format!("release cidr {id}");
-            let Some(block) = self.numbered.get(*id as usize).cloned() else {
-                dropped.push(Dropped { action: action(), reason: "I12: unknown id".to_owned() });
-                continue;
-            };
+            match self.numbered.get(*id as usize) {
+                Some(block) => blocks.push(block.clone()),
+                None => {
+                    let (action, reason) = (format!("release cidr {id}"), "I12: unknown id".to_owned());
+                    dropped.push(Dropped { action, reason });
+                }
+            }
+        }
+        self.give_back(now, blocks, dropped)
+    }
+
+    /// Takes those of the blocks that nobody has out of the store, then tells EC2; in words, what was begun.
+    pub(super) fn give_back(&mut self, now: Now, blocks: Vec<Block>, dropped: &mut Vec<Dropped>) -> Vec<String> {
+        let mut by_eni: Vec<(String, Vec<Block>)> = Vec::new();
+        for block in blocks {
             let store = self.cards.store_of(&block.eni);
             let taken = store.map_or(Err(StoreError::UnknownEni), |s| s.take_cidr(&block.eni, block.net, now.mono));
             if let Err(error) = taken {
-                dropped.push(Dropped { action: action(), reason: format!("I3: {error}") });
+                let (action, reason) = (format!("release {} of {}", block.net, block.eni), format!("I3: {error}"));
+                dropped.push(Dropped { action, reason });
                 continue;
             }
             self.journal.returning.push((block.eni.clone(), block.net.to_string()));

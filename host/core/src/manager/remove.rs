@@ -37,7 +37,12 @@ impl Remove {
 
 impl Manager {
     pub(super) fn start_removal(&mut self, now: Now, id: &str) -> Result<(), StoreError> {
-        let eni = self.cards.store_of(id).ok_or(StoreError::UnknownEni)?.take_eni(id, now.mono)?;
+        let store = self.cards.store_of(id).ok_or(StoreError::UnknownEni)?;
+        if store.eni(id).is_none_or(|e| e.primary || e.trunk || e.efa) {
+            // Known as one since the plan was made (I1).
+            return Err(StoreError::InUse);
+        }
+        let eni = store.take_eni(id, now.mono)?;
         self.last_removal = Some(now.mono);
         self.dispose(now, eni, true);
         Ok(())

@@ -11,6 +11,7 @@ use crate::cloud::{
     Answer, AttachedInterface, CloudError, Device, ErrorKind, Instance, Interface, InterfaceAttachment, Request,
     SubnetFacts,
 };
+use crate::ip::{IpNet, Ipv4Net};
 use crate::kube::{EniConfig, EniConfigKeys, Feature, NodeFacts};
 use crate::limits::InstanceLimits;
 use crate::policy::{Assign, CreateEni, EniTrait, Family, Growth, Node, Plan, Targets, Unit};
@@ -18,6 +19,7 @@ use crate::store::{Assigned, Error as StoreError, Key, PodMeta};
 
 mod cards;
 mod kubernetes;
+mod prefixes;
 
 const SLOTS: u32 = 3;
 
@@ -39,6 +41,8 @@ struct World {
     journal: Journal,
     logs: Vec<String>,
     policy_is_silent: bool,
+    /// What the policy asks for where it is not the node's unit.
+    other_unit: Option<Unit>,
     set_up_fails: bool,
     eni_config: Result<EniConfig, String>,
     announcing: Result<(), String>,
@@ -55,6 +59,9 @@ struct Ec2 {
     /// What interfaces were made with: subnet and groups.
     made: Vec<(String, Vec<String>)>,
     trunk: Option<String>,
+    /// /28s on interfaces, and how many the subnet still has.
+    prefixes: BTreeMap<String, BTreeSet<Ipv4Net>>,
+    free_prefixes: u32,
     /// Id to (attached device, secondary addresses).
     enis: BTreeMap<String, (Option<u32>, BTreeSet<Ipv4Addr>)>,
     faults: VecDeque<(&'static str, ErrorKind)>,
@@ -65,6 +72,22 @@ impl Ec2 {
         self.free -= 1;
         self.next += 1;
         Ipv4Addr::from(0x0a00_0000 + self.next)
+    }
+
+    fn prefix(&mut self) -> Ipv4Net {
+        self.free_prefixes -= 1;
+        self.next += 1;
+        Ipv4Net::new(Ipv4Addr::from(0x0a01_0000 + self.next * 16), 28)
+    }
+
+    fn slots_used(&self, id: &str) -> u32 {
+        (self.enis[id].1.len() + self.prefixes.get(id).map_or(0, BTreeSet::len)) as u32
+    }
+
+    /// All blocks of an interface.
+    fn blocks(&self, id: &str) -> Vec<IpNet> {
+        let singles = self.enis[id].1.iter().map(|a| Ipv4Net::host(*a).into());
+        singles.chain(self.prefixes.get(id).into_iter().flatten().map(|p| IpNet::from(*p))).collect()
     }
 
     fn card(&self, id: &str) -> u32 {
@@ -84,7 +107,7 @@ impl Ec2 {
             security_groups: vec!["sg-1".to_owned()],
             primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
             secondary: secondary.iter().copied().collect(),
-            prefixes: vec![],
+            prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
             ipv6: vec![],
             ipv6_prefixes: vec![],
             attachment: device.map(|device_index| InterfaceAttachment {
@@ -114,12 +137,20 @@ impl Ec2 {
                 free_ips: self.free,
                 tags: vec![],
             }])),
-            Request::AssignPrivateIpAddresses { eni, count, .. } => {
+            Request::AssignPrivateIpAddresses { eni, unit, count } => {
+                if self.slots_used(eni) + count > SLOTS {
+                    return error(ErrorKind::AddressLimit);
+                }
+                if *unit == Unit::Prefix {
+                    if self.free_prefixes < *count {
+                        return error(ErrorKind::NoFreePrefix);
+                    }
+                    let prefixes: Vec<Ipv4Net> = (0..*count).map(|_| self.prefix()).collect();
+                    self.prefixes.entry(eni.clone()).or_default().extend(&prefixes);
+                    return Ok(Answer::Assigned { addresses: vec![], prefixes });
+                }
                 if self.free < *count {
                     return error(ErrorKind::NoFreeAddress);
-                }
-                if self.enis[eni].1.len() as u32 + count > SLOTS {
-                    return error(ErrorKind::AddressLimit);
                 }
                 let addresses: Vec<Ipv4Addr> = (0..*count).map(|_| self.address()).collect();
                 self.enis.get_mut(eni).unwrap().1.extend(&addresses);
@@ -127,13 +158,20 @@ impl Ec2 {
             }
             Request::CreateNetworkInterface(c) => {
                 assert!(!c.security_groups.is_empty() && c.tags.is_sorted(), "{c:?}");
-                if self.free < c.count + 1 {
+                let (singles, prefixes) = if c.unit == Unit::Ip { (c.count, 0) } else { (0, c.count) };
+                if self.free < singles + 1 {
                     return error(ErrorKind::NoFreeAddress);
                 }
+                if self.free_prefixes < prefixes {
+                    return error(ErrorKind::NoFreePrefix);
+                }
                 self.free -= 1;
+                self.next += 1;
                 self.made.push((c.subnet.clone(), c.security_groups.clone()));
-                let addresses = (0..c.count).map(|_| self.address()).collect();
+                let addresses = (0..singles).map(|_| self.address()).collect();
                 let id = format!("eni-{}", self.next);
+                let prefixes = (0..prefixes).map(|_| self.prefix()).collect();
+                self.prefixes.insert(id.clone(), prefixes);
                 self.enis.insert(id.clone(), (None, addresses));
                 Ok(Answer::Interfaces(vec![self.interface(&id)]))
             }
@@ -164,7 +202,11 @@ impl Ec2 {
                 }
                 None => error(ErrorKind::NotFound),
             },
-            Request::UnassignPrivateIpAddresses { eni, addresses, .. } => {
+            Request::UnassignPrivateIpAddresses { eni, addresses, prefixes } => {
+                for prefix in prefixes {
+                    assert!(self.prefixes.get_mut(eni).unwrap().remove(prefix), "{prefix} is not on {eni}");
+                    self.free_prefixes += 1;
+                }
                 let held = &mut self.enis.get_mut(eni).unwrap().1;
                 for address in addresses {
                     assert!(held.remove(address), "{address} is not on {eni}");
@@ -207,7 +249,7 @@ impl Ec2 {
                 subnet_cidr: Some("10.0.0.0/20".parse().unwrap()),
                 primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
                 secondary: secondary.iter().copied().collect(),
-                prefixes: vec![],
+                prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
                 subnet_ipv6_cidr: None,
                 ipv6: vec![],
                 ipv6_prefixes: vec![],
@@ -298,6 +340,7 @@ impl World {
             journal: Journal::default(),
             logs: vec![],
             policy_is_silent: false,
+            other_unit: None,
             set_up_fails: false,
             eni_config: Err("eniconfig: eniconfig is not available".to_owned()),
             announcing: Ok(()),
@@ -372,21 +415,27 @@ impl World {
     /// Grows each card by what is missing, on what is there before on something new; releases all that is free if told so.
     fn policy(&self, node: &Node) -> Plan {
         let mut plan = Plan::default();
+        let unit = self.other_unit.unwrap_or(node.unit);
+        let size = if unit == Unit::Prefix { 16 } else { 1 };
         for card in &node.cards {
             let warm = if card.index == 0 { self.warm } else { card.configured.warm_ips };
             let enis = || node.enis.iter().filter(|e| e.card == card.index);
-            let free: u32 = enis().flat_map(|e| &e.cidrs).map(|c| c.size - c.assigned - c.cooling).sum();
+            let free: u32 = enis()
+                .flat_map(|e| &e.cidrs)
+                .filter(|c| c.serving || c.unit == node.unit)
+                .map(|c| c.size - c.assigned - c.cooling)
+                .sum();
             let wanted = card.waiting + warm;
-            let missing = wanted.saturating_sub(free + card.ips_in_flight);
+            let missing = wanted.saturating_sub(free + card.ips_in_flight).div_ceil(size);
             if missing > 0 {
                 for eni in enis().filter(|e| !e.traits.has(EniTrait::Closed)) {
                     let count = missing.min(SLOTS - eni.cidrs.len() as u32);
                     if count > 0 {
-                        plan.grow.push(Growth::Assign(Assign { eni: eni.id.clone(), unit: Unit::Ip, count }));
+                        plan.grow.push(Growth::Assign(Assign { eni: eni.id.clone(), unit, count }));
                     }
                 }
                 let (card, count) = (card.index, missing.min(SLOTS));
-                plan.grow.push(Growth::CreateEni(CreateEni { card, unit: Unit::Ip, count }));
+                plan.grow.push(Growth::CreateEni(CreateEni { card, unit, count }));
             } else if self.release_all {
                 plan.release.extend(enis().flat_map(|e| &e.cidrs).filter(|c| c.assigned == 0).map(|c| c.id));
                 plan.remove.extend(enis().filter(|e| !e.traits.has(EniTrait::Primary)).map(|e| e.id.clone()));
@@ -397,7 +446,11 @@ impl World {
 
     /// Lets time pass until nothing more happens before `until`.
     fn run(&mut self, seconds: u64) {
-        let end = self.at + Duration::from_secs(seconds);
+        self.run_ms(seconds * 1000);
+    }
+
+    fn run_ms(&mut self, millis: u64) {
+        let end = self.at + ms(millis);
         loop {
             let event = self.queue.keys().next().map(|(at, _)| *at);
             let next = self.m.next_deadline(self.now()).max(self.at).min(event.unwrap_or(end));
@@ -443,13 +496,14 @@ impl World {
 
     /// What must hold whenever nothing is under way.
     fn check(&self) {
+        let attached = self.ec2.enis.iter().filter(|(_, (d, _))| d.is_some());
         let held: BTreeSet<String> =
-            self.ec2.enis.values().filter(|(d, _)| d.is_some()).flat_map(|(_, s)| s).map(ToString::to_string).collect();
+            attached.flat_map(|(id, _)| self.ec2.blocks(id)).map(|net| net.to_string()).collect();
         let ours: BTreeSet<String> = self
             .m
             .cards()
             .enis()
-            .flat_map(|(e, _)| self.m.cards().cidrs(&e.id, self.at).map(|c| c.net.network().to_string()))
+            .flat_map(|(e, _)| self.m.cards().cidrs(&e.id, self.at).map(|c| c.net.to_string()))
             .collect();
         assert_eq!(ours, held, "the store and EC2 agree");
         assert!(self.ec2.enis.values().all(|(d, _)| d.is_some()), "nothing is left behind");

@@ -153,6 +153,8 @@ pub struct CidrView<'a> {
     pub unit: Unit,
     pub since: Time,
     pub serving: bool,
+    /// Of the other unit than the node's, and no plan asked for it (spec 01 §15).
+    pub left_over: bool,
     pub assigned: u32,
     pub cooling: u32,
     pub cooled_at: Option<Time>,

@@ -1,0 +1,79 @@
+//! Blocks of the other unit than the node's: what is left when prefix delegation is switched on or off. New pods get
+//! nothing of them, so they go back to EC2 as soon as no pod has them (spec 01 §2.3 step 13, spec 02 §4.3, W24, W25).
+//!
+//! A block that a plan asked for in the other unit serves pods and is none (spec 01 §15); after a restart nobody
+//! remembers who asked, and it is.
+
+use std::time::Duration;
+
+use super::types::Block;
+use super::{Manager, Now, jobs::Job};
+use crate::policy::{Family, Gate};
+use crate::store::Time;
+
+/// An interface whose addresses are being asked for is looked at again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Manager {
+    /// Looks for such blocks when [`Manager::tick`] is next called.
+    pub(super) fn sweep_soon(&mut self, now: Now) {
+        if self.settings.family == Family::Ipv4 {
+            self.sweep_at = Some(now.mono);
+        }
+    }
+
+    /// Gives back what no pod has, once EC2 has told what is there. It takes its turn with the policy's releases: one run in half a minute (I11). With
+    /// provisioning off it is never done, unlike by the reference (spec 01 §2.3): an operator who says "no calls" means it.
+    pub(super) fn sweep(&mut self, now: Now) {
+        if self.sweep_at.is_none_or(|at| at > now.mono) {
+            return;
+        }
+        self.sweep_at = None;
+        if self.jobs.values().any(|j| matches!(j, Job::Verify(_))) {
+            // Its end asks again.
+            return;
+        }
+        let (blocks, next) = self.of_other_unit(now);
+        if !blocks.is_empty() {
+            let calls = self.minute(now).ec2_calls;
+            match self.gates(now, calls).release {
+                Gate::Open => {
+                    // One that cannot be taken is passed over, the others go (W25).
+                    self.give_back(now, blocks, &mut Vec::new());
+                }
+                Gate::OpensIn(seconds) => {
+                    self.sweep_at = Some(now.mono + Duration::from_secs(u64::from(seconds)));
+                    return;
+                }
+                Gate::Closed => return,
+            }
+        }
+        self.sweep_at = next;
+    }
+
+    /// Those that can go now, and when the next of them has cooled (I4). What EC2 has not confirmed as ours stays, and what
+    /// is about to change.
+    fn of_other_unit(&self, now: Now) -> (Vec<Block>, Option<Time>) {
+        let mut next: Option<Time> = None;
+        let mut blocks = Vec::new();
+        let just_after = Duration::from_millis(1);
+        let mut again = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
+        let changing = |eni: &str| self.jobs.values().any(|j| matches!(j, Job::Assign(a) if a.eni == eni));
+        for (card, eni) in self.cards.iter().flat_map(|c| c.store.enis().map(move |(e, _)| (c, e))) {
+            if self.unconfirmed.contains(&eni.id) {
+                continue;
+            }
+            if changing(&eni.id) {
+                again(now.mono + LOOK_AGAIN);
+                continue;
+            }
+            for cidr in card.store.cidrs(&eni.id, now.mono).filter(|c| c.left_over && c.assigned == 0) {
+                match cidr.cooled_at {
+                    Some(at) => again(at + just_after),
+                    None => blocks.push(Block { eni: eni.id.clone(), net: cidr.net }),
+                }
+            }
+        }
+        (blocks, next)
+    }
+}
