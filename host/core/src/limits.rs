@@ -49,6 +49,24 @@ impl InstanceLimits {
     }
 }
 
+/// Families whose types may have no trunk interface, and single types beside them: what the cluster's resource controller
+/// knows of them (spec 03 §10.4).
+const NO_TRUNK_FAMILIES: &[&str] = &[
+    "c1", "c3", "c4", "d2", "f1", "h1", "i2", "i3", "m1", "m2", "m3", "m4", "p3", "r3", "r4", "t1", "t2", "t3", "t3a",
+    "t4g", "x1", "x1e",
+];
+const NO_TRUNK: &[&str] = &["i4i.large", "u-6tb1.56xlarge", "u-6tb1.112xlarge"];
+const TRUNK_ALL_THE_SAME: &[&str] = &["i3.metal"];
+
+/// Whether a node of this type may have a trunk interface, so that a place is kept for it. A type that nobody knows may
+/// (spec 01 §1.5).
+#[must_use]
+pub fn trunk_compatible(instance_type: &str) -> bool {
+    let family = instance_type.split('.').next().unwrap_or_default();
+    let listed = NO_TRUNK_FAMILIES.contains(&family) || NO_TRUNK.contains(&instance_type);
+    !listed || TRUNK_ALL_THE_SAME.contains(&instance_type)
+}
+
 const TABLE: &str = include_str!("limits.tsv");
 
 fn parse(line: &str) -> Option<InstanceLimits> {
@@ -87,6 +105,28 @@ mod tests {
             n += 1;
         }
         assert!(n > 1000, "{n}");
+    }
+
+    #[test]
+    fn a_place_for_a_trunk_is_kept_unless_the_type_is_known_to_have_none() {
+        for (name, compatible) in [
+            ("m5.large", true),
+            ("t3.large", false),
+            ("t4g.nano", false),
+            ("i3.large", false),
+            ("i3.metal", true),
+            ("i3en.large", true),
+            ("i4i.large", false),
+            ("i4i.xlarge", true),
+            ("u-6tb1.56xlarge", false),
+            ("u-6tb1.metal", true),
+            ("new1.large", true),
+            ("", true),
+        ] {
+            assert_eq!(trunk_compatible(name), compatible, "{name}");
+        }
+        // The resource controller's table names as many.
+        assert_eq!(InstanceLimits::types().filter(|name| !trunk_compatible(name)).count(), 104);
     }
 
     #[test]

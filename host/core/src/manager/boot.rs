@@ -50,6 +50,7 @@ impl Manager {
             if interface.primary.is_none() {
                 // Without IPv4 it is not pods' business here; an EFA-only one takes a place (spec 01 §8.6).
                 pool.foreign_devices.push(interface.device_index);
+                pool.unmanaged += 1;
                 continue;
             }
             if pool.store.add_eni(spec.clone(), now.mono).is_err() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::cloud::{AttachedInterface, Instance, Interface};
 use crate::limits::InstanceLimits;
 use crate::store::{Assigned, Assignment, CidrView, EniSpec, Key, Stats, Store, Time};
 
@@ -149,6 +150,48 @@ pub struct OnCard {
     pub unmanaged: bool,
 }
 
+/// Tag that takes an interface out of management.
+const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
+/// Tag that names the instance whose daemon manages an interface.
+pub(super) const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
+
+/// Whether an interface with these tags is the node's to use (spec 01 §8.6). Its primary one is, whatever its tags.
+#[must_use]
+pub(super) fn is_managed(tags: &[(String, String)], instance_id: &str, manage_untagged: bool) -> bool {
+    let tag = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    match tag(NO_MANAGE_TAG) {
+        Some("true") => false,
+        Some(_) => true,
+        None => tag(INSTANCE_TAG) == Some(instance_id) || manage_untagged,
+    }
+}
+
+/// What is attached, for [`managed_cards`]: by IMDS, and by EC2's types and tags of those that it has `told` of.
+#[must_use]
+pub fn on_cards(
+    attached: &[AttachedInterface],
+    told: &[Interface],
+    instance: &Instance,
+    manage_untagged: bool,
+) -> Vec<OnCard> {
+    let one = |i: &AttachedInterface| {
+        let told = told.iter().find(|t| t.eni == i.eni);
+        // To IMDS it is one without any address (spec 03 §5.2).
+        let efa_only = told.map_or(i.primary.is_none() && i.ipv6.is_empty(), |t| t.interface_type == "efa-only");
+        let managed = |t: &Interface| is_managed(&t.tags, &instance.instance_id, manage_untagged);
+        OnCard { card: i.card, efa_only, unmanaged: i.eni != instance.primary_eni && told.is_some_and(|t| !managed(t)) }
+    };
+    attached.iter().map(one).collect()
+}
+
+/// Whether tags decide which cards are managed: another interface is beside an EFA-only one. EC2 is worth asking then,
+/// before the cards are chosen for good.
+#[must_use]
+pub fn tags_decide(multi_nic: bool, attached: &[OnCard]) -> bool {
+    let beside = |card: u32| attached.iter().any(|i| i.card == card && !i.efa_only);
+    multi_nic && attached.iter().any(|i| i.efa_only && i.card != 0 && beside(i.card))
+}
+
 /// The cards that get a pool, ascending: card 0 alone, or with ENABLE_MULTI_NIC every card of the type but those that
 /// hold an EFA-only interface and no managed interface beside it (spec 01 §10.1). Fixed at the daemon's start.
 #[must_use]
@@ -169,6 +212,74 @@ pub fn managed_cards(multi_nic: bool, limits: &InstanceLimits, attached: &[OnCar
 mod tests {
     use super::*;
     use crate::limits::{CardLimits, Hypervisor};
+
+    #[test]
+    fn tags_tell_whether_an_interface_beside_an_efa_only_one_is_managed() {
+        let attached = |eni: &str, card, address: Option<&str>| AttachedInterface {
+            eni: eni.to_owned(),
+            mac: String::new(),
+            device_index: 0,
+            card,
+            subnet: String::new(),
+            subnet_cidr: None,
+            primary: address.map(|a| a.parse().unwrap()),
+            secondary: vec![],
+            prefixes: vec![],
+            subnet_ipv6_cidr: None,
+            ipv6: vec![],
+            ipv6_prefixes: vec![],
+        };
+        let told = |eni: &str, interface_type: &str, tags: &[(&str, &str)]| Interface {
+            eni: eni.to_owned(),
+            mac: String::new(),
+            subnet: String::new(),
+            interface_type: interface_type.to_owned(),
+            description: String::new(),
+            status: String::new(),
+            tags: tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            security_groups: vec![],
+            primary: None,
+            secondary: vec![],
+            prefixes: vec![],
+            ipv6: vec![],
+            ipv6_prefixes: vec![],
+            attachment: None,
+            connection_tracking: None,
+        };
+        let instance = Instance {
+            region: String::new(),
+            availability_zone: String::new(),
+            local_ipv4: [10, 0, 0, 1].into(),
+            local_ipv6: None,
+            instance_id: "i-1".to_owned(),
+            instance_type: String::new(),
+            mac: String::new(),
+            primary_eni: "eni-0".to_owned(),
+            subnet: String::new(),
+            vpc: String::new(),
+        };
+        let imds = [attached("eni-0", 0, Some("10.0.0.1")), attached("eni-efa", 1, None), attached("eni-x", 1, None)];
+        let shown = on_cards(&imds, &[], &instance, true);
+        assert_eq!(shown.iter().map(|i| i.efa_only).collect::<Vec<_>>(), [false, true, true]);
+        assert!(!tags_decide(true, &shown), "nothing is beside it");
+        let imds = [imds[0].clone(), imds[1].clone(), attached("eni-x", 1, Some("10.0.0.9"))];
+        let shown = on_cards(&imds, &[], &instance, true);
+        assert!(tags_decide(true, &shown) && !tags_decide(false, &shown));
+        let efa = told("eni-efa", "efa-only", &[]);
+        for (tags, untagged, unmanaged) in [
+            (vec![(NO_MANAGE_TAG, "true")], true, true),
+            (vec![(NO_MANAGE_TAG, "false")], false, false),
+            (vec![(INSTANCE_TAG, "i-1")], false, false),
+            (vec![(INSTANCE_TAG, "i-2")], false, true),
+            (vec![], true, false),
+            (vec![], false, true),
+        ] {
+            let list = [told("eni-0", "interface", &[]), efa.clone(), told("eni-x", "interface", &tags)];
+            let told = on_cards(&imds, &list, &instance, untagged);
+            let flags: Vec<_> = told.iter().map(|i| i.unmanaged).collect();
+            assert_eq!((flags[0], flags[2]), (false, unmanaged), "spec 01 §8.6: {tags:?} {untagged}");
+        }
+    }
 
     #[test]
     fn an_efa_only_interface_takes_its_card_unless_a_managed_one_is_beside_it() {

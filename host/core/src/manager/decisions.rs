@@ -9,6 +9,7 @@ use crate::validate::{self, UnderWay};
 impl Manager {
     pub(super) fn decided(&mut self, now: Now, decided: Decided) {
         self.deciding = false;
+        self.decided = true;
         let Decided { node, plan, reason, wake_after, refresh_subnets, .. } = decided;
         self.last_reason = reason;
         self.subnets_wanted |= refresh_subnets;

@@ -21,6 +21,7 @@
 //! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs`, `adopt.rs` | one kind of job each |
 //! | `other_unit.rs` | what is left when prefix delegation is switched |
 //! | `boot.rs` | what is attached when the daemon starts |
+//! | `readiness.rs` | whether the node may be called ready |
 //! | `listing.rs` | EC2's view, call by call |
 //! | `reconcile.rs`, `left_overs.rs` | what is done with it |
 //! | `pace.rs` | back-off, refusals, history, jitter |
@@ -38,6 +39,7 @@ mod node;
 mod other_unit;
 mod pace;
 mod pods;
+mod readiness;
 mod reconcile;
 mod release;
 mod remove;
@@ -48,7 +50,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use cards::{CardPool, Cards, OnCard, managed_cards};
+pub use cards::{CardPool, Cards, OnCard, managed_cards, on_cards, tags_decide};
 use pace::{Backoff, History, Random, Refused};
 pub use types::{
     Add, Command, Counter, Decided, Event, JobId, Journal, Level, Now, Record, Refusal, Settings, WaiterId, Wanted,
@@ -122,6 +124,11 @@ pub struct Manager {
     next_look: Time,
     /// When to look for blocks of the other unit.
     sweep_at: Option<Time>,
+    /// EC2's view was read once.
+    listed: bool,
+    /// The policy's first answer is here, or its silence.
+    decided: bool,
+    ready: bool,
 }
 
 impl Manager {
@@ -169,6 +176,9 @@ impl Manager {
             announce_failures: 0,
             next_look: SLOW,
             sweep_at: None,
+            listed: false,
+            decided: false,
+            ready: false,
         }
     }
 
@@ -252,6 +262,7 @@ impl Manager {
             self.look(now);
         }
         // IPv6 has one prefix per interface and nothing to decide (spec 01 §9).
+        self.notice_readiness();
         let decides = self.settings.family == Family::Ipv4;
         if decides && !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {
             self.decide_at = None;

@@ -62,7 +62,9 @@ impl Manager {
             self.announce_at = None;
             return;
         }
-        self.announce_at = Some(now.mono + TRUNK_EVERY);
+        // None will come to a type that has no trunk; the wish is told all the same (spec 01 §11.1).
+        let every = if self.settings.trunk_compatible { TRUNK_EVERY } else { super::SLOW };
+        self.announce_at = Some(now.mono + every);
         if self.settings.custom_networking {
             // Which one applies is known once the Node was read; then it is told first (spec 05 §3.2).
             let Some(node) = &self.node else { return };

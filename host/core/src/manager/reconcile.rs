@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use super::cards::{INSTANCE_TAG, is_managed};
 use super::jobs::{Job, spec_of};
 use super::listing::Verify;
 use super::types::blocks;
@@ -14,12 +15,11 @@ use crate::store::Time;
 
 /// EC2 may be behind by so much: younger things are not dropped on its word.
 const SETTLED: Duration = Duration::from_secs(60);
-const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
-const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 
 impl Manager {
     /// Brings the store in step with what EC2 says.
     pub(super) fn apply(&mut self, now: Now, job: &Verify) {
+        self.listed = true;
         let mut unmanaged: BTreeMap<u32, u32> = BTreeMap::new();
         for interface in &job.interfaces {
             let Some(attachment) = &interface.attachment else { continue };
@@ -93,12 +93,7 @@ impl Manager {
 
     /// Spec 01 §8.6.
     fn is_managed(&self, interface: &Interface) -> bool {
-        let tag = |key: &str| interface.tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        match tag(NO_MANAGE_TAG) {
-            Some("true") => false,
-            Some(_) => true,
-            None => tag(INSTANCE_TAG) == Some(&self.settings.instance.instance_id) || self.settings.manage_untagged,
-        }
+        is_managed(&interface.tags, &self.settings.instance.instance_id, self.settings.manage_untagged)
     }
 
     /// An interface that is not ours: its pods, if any, live on, and nothing else happens to it.

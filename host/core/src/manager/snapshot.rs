@@ -211,7 +211,8 @@ impl Manager {
         Gates {
             grow: shut(at(self.growth.shut_until(t)), off || ipv6 || cordoned),
             release: shut(at(after(self.last_trim, TRIM_GAP)), off || ipv6),
-            remove: shut(at(after(self.last_removal, REMOVE_GAP)), off || ipv6 || cordoned),
+            // Until EC2 was heard nobody knows which one is a trunk or an EFA (I1).
+            remove: shut(at(after(self.last_removal, REMOVE_GAP)), off || ipv6 || cordoned || !self.listed),
             ec2_calls_left: left,
         }
     }

@@ -20,6 +20,7 @@ use crate::store::{Assigned, Error as StoreError, Key, PodMeta};
 mod cards;
 mod kubernetes;
 mod prefixes;
+mod readiness;
 
 const SLOTS: u32 = 3;
 
@@ -47,6 +48,7 @@ struct World {
     eni_config: Result<EniConfig, String>,
     announcing: Result<(), String>,
     announced: Vec<Feature>,
+    tagged: BTreeSet<String>,
 }
 
 /// EC2: one subnet, interfaces with addresses.
@@ -59,6 +61,8 @@ struct Ec2 {
     /// What interfaces were made with: subnet and groups.
     made: Vec<(String, Vec<String>)>,
     trunk: Option<String>,
+    /// Types of those that are neither trunk nor ordinary.
+    types: BTreeMap<String, &'static str>,
     /// /28s on interfaces, and how many the subnet still has.
     prefixes: BTreeMap<String, BTreeSet<Ipv4Net>>,
     free_prefixes: u32,
@@ -78,6 +82,11 @@ impl Ec2 {
         self.free_prefixes -= 1;
         self.next += 1;
         Ipv4Net::new(Ipv4Addr::from(0x0a01_0000 + self.next * 16), 28)
+    }
+
+    /// An interface's own address.
+    fn primary(&self, id: &str) -> Option<Ipv4Addr> {
+        (self.types.get(id) != Some(&"efa-only")).then_some(Ipv4Addr::new(10, 0, 9, 9))
     }
 
     fn slots_used(&self, id: &str) -> u32 {
@@ -100,12 +109,16 @@ impl Ec2 {
             eni: id.to_owned(),
             mac: String::new(),
             subnet: "subnet-1".to_owned(),
-            interface_type: if self.trunk.as_deref() == Some(id) { "trunk" } else { "interface" }.to_owned(),
+            interface_type: match self.types.get(id) {
+                _ if self.trunk.as_deref() == Some(id) => "trunk",
+                other => other.copied().unwrap_or("interface"),
+            }
+            .to_owned(),
             description: "aws-K8S-i-1".to_owned(),
             status: if device.is_some() { "in-use" } else { "available" }.to_owned(),
             tags: vec![("node.k8s.amazonaws.com/createdAt".to_owned(), "1970-01-01T00:00:00Z".to_owned())],
             security_groups: vec!["sg-1".to_owned()],
-            primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
+            primary: self.primary(id),
             secondary: secondary.iter().copied().collect(),
             prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
             ipv6: vec![],
@@ -247,7 +260,7 @@ impl Ec2 {
                 card: self.card(id),
                 subnet: "subnet-1".to_owned(),
                 subnet_cidr: Some("10.0.0.0/20".parse().unwrap()),
-                primary: Some(Ipv4Addr::new(10, 0, 9, 9)),
+                primary: self.primary(id),
                 secondary: secondary.iter().copied().collect(),
                 prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
                 subnet_ipv6_cidr: None,
@@ -345,6 +358,7 @@ impl World {
             eni_config: Err("eniconfig: eniconfig is not available".to_owned()),
             announcing: Ok(()),
             announced: vec![],
+            tagged: BTreeSet::new(),
         };
         world.commands();
         world
@@ -380,6 +394,9 @@ impl World {
                 }
                 Command::Cloud { job, request } => {
                     self.calls.push(request.api().to_owned());
+                    if let Request::CreateTags { resource, .. } = &request {
+                        self.tagged.insert(resource.clone());
+                    }
                     let delay = match request {
                         Request::CreateNetworkInterface(_) => 500,
                         Request::AttachNetworkInterface { .. } => 1000,

@@ -134,3 +134,40 @@ fn a_restart_puts_each_pod_on_the_card_of_its_address() {
         assert!(w.m.cards().iter().all(|c| c.store().orphans().is_empty()));
     }
 }
+
+#[test]
+fn an_efa_only_interface_takes_a_place_from_the_first_moment() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-efa".to_owned(), (Some(1), BTreeSet::new()));
+    ec2.types.insert("eni-efa".to_owned(), "efa-only");
+    let mut w = World::with(Settings { max_enis: 3, ..settings() }, ec2, 6, Journal::default());
+    assert_eq!((w.m.max_enis(0), w.m.cards().get(0).unwrap().unmanaged()), (2, 1), "by IMDS alone");
+    w.run(30);
+    assert_eq!(w.m.cards().get(0).unwrap().unmanaged(), 1, "and by EC2's word");
+    let devices: Vec<_> = w.m.cards().enis().map(|(e, _)| e.device_index).collect();
+    assert_eq!(devices, [0, 2]);
+    assert!(w.m.cards().eni("eni-efa").is_none() && w.ec2.enis.contains_key("eni-efa"));
+}
+
+#[test]
+fn an_efa_is_used_and_never_removed() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-efa".to_owned(), (Some(1), [Ipv4Addr::new(10, 0, 8, 1)].into()));
+    ec2.types.insert("eni-efa".to_owned(), "efa");
+    let journal = Journal { managed: vec!["eni-efa".to_owned()], ..Journal::default() };
+    let mut w = World::on(ec2, 0, journal);
+    // EC2 cannot be heard for minutes: what may be removed is not known.
+    w.queue.clear();
+    w.m.jobs.retain(|_, job| !matches!(job, jobs::Job::Verify(_)));
+    w.release_all = true;
+    w.run(120);
+    assert_eq!(w.count("DetachNetworkInterface"), 0, "{:?}", w.calls);
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(300);
+    assert!(w.m.cards().eni("eni-efa").is_some_and(|e| e.efa));
+    assert_eq!(w.count("DetachNetworkInterface"), 0, "I1");
+}

@@ -118,3 +118,41 @@ fn the_eni_config_is_announced_before_the_trunk() {
     assert_eq!(w.announced, [custom, Feature::SecurityGroupsForPods]);
     assert_eq!(w.m.snapshot(w.now()).labels, labels);
 }
+
+#[test]
+fn a_trunk_is_not_taken_for_an_ordinary_interface_after_a_restart() {
+    let mut ec2 = Ec2 { free: 100, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-trunk".to_owned(), (Some(2), BTreeSet::new()));
+    ec2.trunk = Some("eni-trunk".to_owned());
+    let settings = Settings { pod_eni: true, ..settings() };
+    let mut w = World::with(settings.clone(), ec2, 2, Journal::default());
+    w.run(5);
+    assert!(w.m.cards().eni("eni-trunk").is_some_and(|e| e.trunk));
+    assert!(w.journal.managed.iter().all(|e| e != "eni-trunk"), "{:?}", w.journal);
+    assert_eq!(w.m.max_enis(0), 3, "the place is taken, none is kept");
+    let attached = w.ec2.attached();
+    w.m = Manager::new(settings);
+    w.queue.clear();
+    let now = w.now();
+    w.m.boot(now, &attached, w.journal.clone());
+    let node = w.m.snapshot(now);
+    let trunk = node.enis.iter().find(|e| e.id == "eni-trunk").unwrap();
+    assert!(trunk.traits.has(EniTrait::Closed), "before EC2 was heard it gets nothing");
+    w.commands();
+    (w.warm, w.release_all) = (9, false);
+    w.run(20);
+    (w.warm, w.release_all) = (0, true);
+    w.run(300);
+    assert!(w.m.cards().eni("eni-trunk").is_some_and(|e| e.trunk) && w.ec2.enis["eni-trunk"].1.is_empty());
+    assert!(w.count("CreateTags") > 0);
+    assert!(!w.tagged.contains("eni-trunk"), "spec 01 §11.5");
+}
+
+#[test]
+fn where_no_trunk_can_come_the_wish_is_told_seldom_and_no_place_is_kept() {
+    let mut w = world(Settings { pod_eni: true, trunk_compatible: false, ..settings() }, 1);
+    w.run(3000);
+    assert_eq!(w.m.max_enis(0), 3);
+    assert!((1..=6).contains(&w.announced.len()), "W17: {}", w.announced.len());
+}
