@@ -95,7 +95,9 @@ fn wait_for(node: &Node, story: &Story, digest: &str, hold: &str) -> Result<(Val
 /// What the last decision says: who sized, who planned, which targets.
 pub fn decided(node: &Node, hold: u64) -> Result<(bool, String)> {
     let lines = node.introspect("/v1/decisions")?;
-    let line: Value = serde_json::from_str(lines.lines().last().context("no decision yet")?)?;
+    // Rankings of subnets are among them.
+    let last = lines.lines().rev().find(|line| line.contains("\"decision\":")).context("no decision yet")?;
+    let line: Value = serde_json::from_str(last)?;
     let call = |function: &str| {
         let calls = line["decision"]["calls"].as_array().into_iter().flatten();
         calls.rev().find(|c| c["function"] == function).cloned().unwrap_or_default()
