@@ -10,7 +10,8 @@
 //! | [`pod`] | wiring of a pod: set up, check, tear down | 04 §4, §5 |
 //! | [`host`] | the node at start | 04 §8 |
 //! | [`eni`] | secondary interfaces | 04 §9 |
-//! | [`iptables`] | SNAT, mangle and connmark rules | 04 §10, §11.2 |
+//! | [`iptables`] | SNAT, mangle and connmark rules | 04 §10, §11.1, §11.2, §12.1 |
+//! | [`nft`] | connmark rules as a table of nftables | 04 §11.3 |
 //! | [`pods`] | rules of pods as the daemon sees them | 02 §6.7, §7; 04 §12 |
 //! | [`links`] | interfaces, and news of them | 04 §9 |
 //!
@@ -30,6 +31,8 @@ pub mod mac;
 pub mod names;
 pub mod netlink;
 pub mod netns;
+#[cfg(feature = "host")]
+pub mod nft;
 pub mod plan;
 pub mod pod;
 #[cfg(feature = "host")]

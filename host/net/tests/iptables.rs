@@ -4,7 +4,8 @@ mod support;
 
 use std::process::Command;
 
-use reservoir_net::iptables::{Iptables, Mode, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::iptables::{Backend, Iptables, Mode, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::rule::Family;
 use support::{Namespace, skip};
 
 const PROGRAMS: [(&str, Mode); 2] = [("iptables-legacy", Mode::Legacy), ("iptables-nft", Mode::Nft)];
@@ -26,6 +27,11 @@ fn facts(cidrs: &[&str]) -> SnatFacts {
         primary_ip: [10, 0, 96, 10].into(),
         vpc_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
     }
+}
+
+/// With connmark rules in the form of iptables, whatever kind it is.
+fn iptables(program: &str) -> Iptables {
+    Iptables::detect(program).unwrap().with_backend(Backend::Iptables)
 }
 
 /// Runs `test` once for each kind of iptables that works here.
@@ -79,7 +85,7 @@ fn sorted(text: &str) -> Vec<&str> {
 #[test]
 fn a_fresh_node_gets_the_rules_of_the_specification_and_a_second_run_writes_nothing() {
     each_kind("a_fresh_node_gets_the_rules", |node, program| {
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         assert!(node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap() > 0);
         let saved = save(node, program);
         assert_eq!(sorted(&saved), sorted(EXAMPLE), "{program}");
@@ -91,7 +97,7 @@ fn a_fresh_node_gets_the_rules_of_the_specification_and_a_second_run_writes_noth
 #[test]
 fn changes_are_minimal_and_leave_the_rules_of_others_alone() {
     each_kind("changes_are_minimal", |node, program| {
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         node.command(program, "-t nat -N KUBE-SERVICES");
         node.command(program, "-t nat -A PREROUTING -m comment --comment kubernetes -j KUBE-SERVICES");
         node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.1.0.0/16"]))).unwrap();
@@ -109,7 +115,7 @@ fn changes_are_minimal_and_leave_the_rules_of_others_alone() {
 #[test]
 fn another_prefix_and_mark_leave_nothing_of_the_old() {
     each_kind("another_prefix_and_mark", |node, program| {
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
         let other = SnatConfig { veth_prefix: "pod".to_owned(), mark: 0x100, ..config() };
         node.run(|| iptables.apply(&other, &facts(&["10.0.0.0/16"]))).unwrap();
@@ -123,7 +129,7 @@ fn another_prefix_and_mark_leave_nothing_of_the_old() {
 #[test]
 fn external_snat_leaves_the_empty_chain_and_the_mangle_rules() {
     each_kind("external_snat", |node, program| {
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
         let external = SnatConfig { external_snat: true, ..config() };
         node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap();
@@ -139,7 +145,7 @@ fn external_snat_leaves_the_empty_chain_and_the_mangle_rules() {
 #[test]
 fn old_layouts_are_cleaned_up() {
     each_kind("old_layouts_are_cleaned_up", |node, program| {
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         for command in [
             "-N AWS-SNAT-CHAIN-0",
             "-N AWS-SNAT-CHAIN-1",
@@ -171,7 +177,7 @@ fn the_nftables_form_of_the_connmark_rules_is_removed() {
         }
         node.command("nft", "add table ip aws-cni");
         node.command("nft", "add table ip other");
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
         let tables = node.command("nft", "list tables");
         assert!(!tables.contains("aws-cni") && tables.contains("table ip other"), "{tables}");
@@ -181,7 +187,7 @@ fn the_nftables_form_of_the_connmark_rules_is_removed() {
 #[test]
 fn bad_input_is_refused_before_anything_is_written() {
     each_kind("bad_input_is_refused", |node, program| {
-        let mut iptables = Iptables::detect(program).unwrap();
+        let mut iptables = iptables(program);
         for (config, facts, named) in [
             (SnatConfig { veth_prefix: String::new(), ..config() }, facts(&["10.0.0.0/16"]), "veth prefix"),
             (SnatConfig { mark: 0, ..config() }, facts(&["10.0.0.0/16"]), "connection mark"),
@@ -192,4 +198,148 @@ fn bad_input_is_refused_before_anything_is_written() {
         }
         assert_eq!(save(node, program), "");
     });
+}
+
+/// The table of nftables that the specification shows (04 §17.3), for these exempt CIDRs.
+fn nft_table(cidrs: &[&str]) -> String {
+    let exempt: String = cidrs.iter().map(|c| format!("\t\tcounter packets 0 bytes 0 ip daddr {c} return\n")).collect();
+    format!(
+        "table ip aws-cni {{\n\tchain snat-mark {{\n{exempt}\
+         \t\tcounter packets 0 bytes 0 ct mark set ct mark | 0x00000080\n\t}}\n\n\tchain nat-prerouting {{\n\
+         \t\ttype nat hook prerouting priority dstnat + 10; policy accept;\n\
+         \t\tfib daddr type local return\n\
+         \t\tiifname \"eni*\" counter packets 0 bytes 0 jump snat-mark\n\
+         \t\tcounter packets 0 bytes 0 meta mark set ct mark & 0x00000080\n\t}}\n}}\n"
+    )
+}
+
+fn has_nft(test: &str) -> bool {
+    let found = Command::new("nft").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !found {
+        let _: Option<()> = skip(test, "nft is not installed");
+    }
+    found
+}
+
+#[test]
+fn the_nftables_form_is_as_specified_and_a_second_run_writes_nothing() {
+    each_kind("the_nftables_form_is_as_specified", |node, program| {
+        if !has_nft("the_nftables_form_is_as_specified") {
+            return;
+        }
+        let mut iptables = Iptables::detect(program).unwrap().with_backend(Backend::Nftables);
+        let facts = facts(&["10.0.0.0/16", "100.64.0.0/16"]);
+        assert!(node.run(|| iptables.apply(&config(), &facts)).unwrap() > 0);
+        let listed = node.command("nft", "list table ip aws-cni");
+        assert_eq!(listed, nft_table(&["100.64.0.0/16", "10.0.0.0/16"]), "{program}");
+        let saved = save(node, program);
+        assert!(!saved.contains("CONNMARK-CHAIN") && !saved.contains("\"AWS, CONNMARK\""), "{saved}");
+        assert!(saved.contains("-j SNAT --to-source 10.0.96.10 --random-fully"), "{saved}");
+        let handles = node.command("nft", "-a list table ip aws-cni");
+        assert_eq!(node.run(|| iptables.apply(&config(), &facts)).unwrap(), 0, "{program}");
+        assert_eq!(node.command("nft", "-a list table ip aws-cni"), handles, "not even made again");
+    });
+}
+
+#[test]
+fn a_changed_list_changes_one_rule_of_the_nftables_form() {
+    each_kind("a_changed_list_changes_one_rule", |node, program| {
+        if !has_nft("a_changed_list_changes_one_rule") {
+            return;
+        }
+        let mut iptables = Iptables::detect(program).unwrap().with_backend(Backend::Nftables);
+        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.1.0.0/16"]))).unwrap();
+        node.command("nft", "add rule ip aws-cni snat-mark counter drop");
+        node.command("nft", "add table ip other");
+        node.command("nft", "add chain ip other mine");
+        // One CIDR in each of two places, and the rule of a stranger.
+        assert_eq!(node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.2.0.0/16"]))).unwrap(), 5);
+        let listed = node.command("nft", "list table ip aws-cni");
+        assert_eq!(listed, nft_table(&["10.2.0.0/16", "10.0.0.0/16"]), "{program}");
+        assert!(node.command("nft", "list tables").contains("table ip other"));
+    });
+}
+
+#[test]
+fn each_form_of_connmark_rules_replaces_the_other() {
+    each_kind("each_form_of_connmark_rules_replaces_the_other", |node, program| {
+        if !has_nft("each_form_of_connmark_rules_replaces_the_other") {
+            return;
+        }
+        let facts = facts(&["10.0.0.0/16"]);
+        let detect = |backend| Iptables::detect(program).unwrap().with_backend(backend);
+        node.run(|| detect(Backend::Iptables).apply(&config(), &facts)).unwrap();
+        assert!(save(node, program).contains("AWS-CONNMARK-CHAIN-0"));
+        node.run(|| detect(Backend::Nftables).apply(&config(), &facts)).unwrap();
+        let saved = save(node, program);
+        assert!(!saved.contains("AWS-CONNMARK-CHAIN-0") && !saved.contains("AWS, outbound"), "{saved}");
+        assert_eq!(node.command("nft", "list table ip aws-cni"), nft_table(&["10.0.0.0/16"]));
+        node.run(|| detect(Backend::Iptables).apply(&config(), &facts)).unwrap();
+        assert_eq!(sorted(&save(node, program)), sorted(EXAMPLE));
+        assert!(!node.command("nft", "list tables").contains("aws-cni"));
+    });
+}
+
+#[test]
+fn external_snat_removes_the_nftables_form() {
+    each_kind("external_snat_removes_the_nftables_form", |node, program| {
+        if !has_nft("external_snat_removes_the_nftables_form") {
+            return;
+        }
+        let mut iptables = Iptables::detect(program).unwrap().with_backend(Backend::Nftables);
+        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
+        let external = SnatConfig { external_snat: true, ..config() };
+        node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap();
+        assert!(!node.command("nft", "list tables").contains("aws-cni"));
+        assert_eq!(node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap(), 0);
+    });
+}
+
+#[test]
+fn the_form_of_connmark_rules_goes_with_the_program() {
+    each_kind("the_form_of_connmark_rules_goes_with_the_program", |_, program| {
+        let expected = if program.ends_with("legacy") { Backend::Iptables } else { Backend::Nftables };
+        assert_eq!(Iptables::detect(program).unwrap().backend(), expected);
+    });
+}
+
+#[test]
+fn node_local_egress_addresses_are_blocked_before_the_rules_of_others() {
+    for (family, prefix, expected) in [
+        (
+            Family::V4,
+            "iptables",
+            "-A FORWARD -d 169.254.172.0/22 -m conntrack --ctstate NEW -m comment --comment \"Block Node Local Pod \
+             access via IPv4\" -j REJECT --reject-with icmp-port-unreachable",
+        ),
+        (
+            Family::V6,
+            "ip6tables",
+            "-A FORWARD -d fd00::ac:0/118 -m conntrack --ctstate NEW -m comment --comment \"Block Node Local Pod \
+             access via IPv6\" -j REJECT --reject-with icmp6-port-unreachable",
+        ),
+    ] {
+        each_kind("node_local_egress_addresses_are_blocked", |node, program| {
+            let program = program.replace("iptables", prefix);
+            let rules = || -> Vec<String> {
+                let saved = node.command(&format!("{program}-save"), "");
+                saved.lines().filter(|l| l.starts_with("-A FORWARD")).map(str::to_owned).collect()
+            };
+            let iptables = Iptables::detect(&program).unwrap();
+            assert_eq!(node.run(|| iptables.block_node_local(family, false)).unwrap(), 0);
+            let saved = node.command(&format!("{program}-save"), "");
+            assert!(!saved.contains("*filter"), "no table by looking: {saved}");
+            node.command(&program, "-A FORWARD -p tcp --dport 80 -j ACCEPT");
+            assert_eq!(node.run(|| iptables.block_node_local(family, true)).unwrap(), 1);
+            let before = rules();
+            assert_eq!((before.len(), before[0].as_str()), (2, expected), "{program}");
+            assert_eq!(node.run(|| iptables.block_node_local(family, true)).unwrap(), 0);
+            // The one of the reference on an older node is the same.
+            node.command(&program, "-F FORWARD");
+            node.run(|| iptables.block_node_local(family, true)).unwrap();
+            assert_eq!(rules(), [expected]);
+            assert_eq!(node.run(|| iptables.block_node_local(family, false)).unwrap(), 1);
+            assert!(rules().is_empty());
+        });
+    }
 }

@@ -20,6 +20,15 @@ pub struct Version {
     pub mode: Mode,
 }
 
+/// The form of the connmark rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Chains of `iptables` (spec 04 §11.2).
+    Iptables,
+    /// A table of nftables (spec 04 §11.3).
+    Nftables,
+}
+
 impl Version {
     /// Reads `iptables v1.8.9 (nf_tables)`. Without a mode it is older than 1.8 and legacy (spec 04 §11.1, DW-20).
     #[must_use]
@@ -29,6 +38,15 @@ impl Version {
         let mut parts = digits.split('.').map(|part| part.parse().ok());
         let number = (parts.next()??, parts.next()??, parts.next().flatten().unwrap_or(0));
         Some(Self { number, mode })
+    }
+
+    /// The form of the connmark rules that goes with it (spec 04 §11.1).
+    #[must_use]
+    pub fn backend(self) -> Backend {
+        match self.mode {
+            Mode::Legacy => Backend::Iptables,
+            Mode::Nft => Backend::Nftables,
+        }
     }
 
     /// Whether `--random-fully` is known (spec 04 §10.3).
@@ -58,6 +76,11 @@ impl Programs {
 
     pub(super) fn save(&self, table: &str) -> Result<String, Error> {
         run(&format!("{}-save", self.iptables), &["-t", table], None)
+    }
+
+    /// All tables that there are; unlike [`Programs::save`] it makes none by looking.
+    pub(super) fn save_present(&self) -> Result<String, Error> {
+        run(&format!("{}-save", self.iptables), &[], None)
     }
 
     pub(super) fn restore(&self, script: &str) -> Result<(), Error> {

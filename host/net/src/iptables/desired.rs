@@ -7,6 +7,7 @@ use reservoir_core::ip::Ipv4Net;
 use super::ruleset::Rule;
 use super::{Randomize, SnatConfig, SnatFacts};
 use crate::error::Error;
+use crate::rule::Family;
 
 /// The chain that decides what is translated.
 pub const SNAT_CHAIN: &str = "AWS-SNAT-CHAIN-0";
@@ -37,6 +38,16 @@ pub enum Content {
     Absent,
     /// Ours are the rules with one of `comments`, among those of others; `in_order` if their order counts.
     Shared { comments: &'static [&'static str], rules: Vec<Rule>, in_order: bool },
+    /// Ours is the rule with this comment, put before those of others; absent if it is not wanted.
+    Top { comment: &'static str, rule: Option<Rule> },
+}
+
+impl DesiredChain {
+    /// Whether it holds connmark rules, which may have another form.
+    #[must_use]
+    pub fn is_connmark(&self) -> bool {
+        self.table == "nat" && (self.chain == CONNMARK_CHAIN || self.chain == "PREROUTING")
+    }
 }
 
 /// All chains with rules of ours.
@@ -92,23 +103,30 @@ pub fn snat(config: &SnatConfig, facts: &SnatFacts, has_random_fully: bool) -> [
 /// # Errors
 /// [`Error::Invalid`] if everything would be marked.
 pub fn connmark(config: &SnatConfig, exempt: &[Ipv4Net]) -> Result<Vec<DesiredChain>, Error> {
+    if config.external_snat {
+        return Ok(connmark_absent());
+    }
+    if exempt.is_empty() {
+        return Err(Error::Invalid("exemptCIDRs cannot be empty".to_owned()));
+    }
     let mark = format!("{:#x}", config.mark);
     let interfaces = format!("{}+", config.veth_prefix);
-    let (content, rules) = if config.external_snat {
-        (Content::Absent, Vec::new())
-    } else {
-        if exempt.is_empty() {
-            return Err(Error::Invalid("exemptCIDRs cannot be empty".to_owned()));
-        }
-        let any_order = exempt.iter().map(|&cidr| return_rule(cidr, "AWS CONNMARK CHAIN")).collect();
-        let both = format!("{mark}/{mark}");
-        let set = rule(&["-m", "comment", "--comment", CONNMARK, "-j", "CONNMARK", "--set-xmark", &both]);
-        let jump = rule(&["-i", &interfaces, "-m", "comment", "--comment", OUTBOUND, "-j", CONNMARK_CHAIN]);
-        let restore =
-            rule(&["-m", "comment", "--comment", CONNMARK, "-j", "CONNMARK", "--restore-mark", "--mask", &mark]);
-        (Content::Own { any_order, last: vec![set] }, vec![jump, restore])
-    };
-    Ok(vec![
+    let any_order = exempt.iter().map(|&cidr| return_rule(cidr, "AWS CONNMARK CHAIN")).collect();
+    let both = format!("{mark}/{mark}");
+    let set = rule(&["-m", "comment", "--comment", CONNMARK, "-j", "CONNMARK", "--set-xmark", &both]);
+    let jump = rule(&["-i", &interfaces, "-m", "comment", "--comment", OUTBOUND, "-j", CONNMARK_CHAIN]);
+    let restore = rule(&["-m", "comment", "--comment", CONNMARK, "-j", "CONNMARK", "--restore-mark", "--mask", &mark]);
+    Ok(connmark_chains(Content::Own { any_order, last: vec![set] }, vec![jump, restore]))
+}
+
+/// No connmark rules: addresses are not translated here, or the rules have the form of nftables.
+#[must_use]
+pub fn connmark_absent() -> Vec<DesiredChain> {
+    connmark_chains(Content::Absent, Vec::new())
+}
+
+fn connmark_chains(content: Content, rules: Vec<Rule>) -> Vec<DesiredChain> {
+    vec![
         DesiredChain { table: "nat", chain: CONNMARK_CHAIN, content },
         DesiredChain {
             table: "nat",
@@ -116,7 +134,19 @@ pub fn connmark(config: &SnatConfig, exempt: &[Ipv4Net]) -> Result<Vec<DesiredCh
             // The restore rule must see what the chain has just marked.
             content: Content::Shared { comments: &[OUTBOUND, CONNMARK], rules, in_order: true },
         },
-    ])
+    ]
+}
+
+/// The rule of spec 04 §8.3 about the addresses that pods of the other family use for egress in `family`.
+#[must_use]
+pub fn node_local_block(family: Family, wanted: bool) -> DesiredChain {
+    let (destination, comment) = match family {
+        Family::V4 => ("169.254.172.0/22", "Block Node Local Pod access via IPv4"),
+        Family::V6 => ("fd00::ac:0/118", "Block Node Local Pod access via IPv6"),
+    };
+    let matches = ["-d", destination, "-m", "conntrack", "--ctstate", "NEW", "-m", "comment", "--comment", comment];
+    let rule = wanted.then(|| rule(&[&matches[..], &["-j", "REJECT"]].concat()));
+    DesiredChain { table: "filter", chain: "FORWARD", content: Content::Top { comment, rule } }
 }
 
 /// Marks connections that came in by the primary interface, and marks their replies.

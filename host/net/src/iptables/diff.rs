@@ -42,6 +42,9 @@ pub fn diff(desired: &[DesiredChain], actual: &Table) -> Vec<Edit> {
                     .collect();
                 edits.extend(shared(chain, rules, *in_order, &found));
             }
+            Content::Top { comment, rule } => {
+                edits.extend(top(chain, comment, rule.as_ref(), found.unwrap_or_default()));
+            }
             Content::Absent if found.is_some() => removed.push((*chain).to_owned()),
             Content::Absent => {}
         }
@@ -103,6 +106,16 @@ fn shared(chain: &str, wanted: &[Rule], in_order: bool, found: &[&Rule]) -> Vec<
     let missing = wanted.iter().enumerate().filter(|(place, _)| !kept.contains(place));
     edits.extend(missing.map(|(_, rule)| Edit::Append(chain.to_owned(), rule.clone())));
     edits
+}
+
+/// A chain of others with one rule of ours, which stays where it is.
+fn top(chain: &str, comment: &str, wanted: Option<&Rule>, found: &[Rule]) -> Vec<Edit> {
+    let form = wanted.map(Rule::canonical);
+    let ours: Vec<&Rule> = found.iter().filter(|r| r.comment() == Some(comment)).collect();
+    let right = ours.iter().position(|r| Some(r.canonical()) == form);
+    let insert = wanted.filter(|_| right.is_none()).map(|rule| Edit::Insert(chain.to_owned(), rule.clone()));
+    let stale = ours.iter().enumerate().filter(|(at, _)| Some(*at) != right);
+    insert.into_iter().chain(stale.map(|(_, rule)| Edit::Delete(chain.to_owned(), (*rule).clone()))).collect()
 }
 
 /// Chains with other numbers, of old versions: emptied here, deleted by [`stale_chains`].
@@ -214,6 +227,23 @@ mod tests {
         assert_eq!(lines(&shared("C", &wanted, true, &[b, a])), "*nat\n-D C -j B\n-A C -j B\nCOMMIT\n");
         assert!(shared("C", &wanted, false, &[b, a]).is_empty());
         assert_eq!(lines(&shared("C", &wanted, false, &[a, b, a])), "*nat\n-D C -j A\nCOMMIT\n");
+    }
+
+    #[test]
+    fn one_rule_before_those_of_others() {
+        let wanted = Rule::parse("-d fd00::ac:00/118 -m comment --comment c -j REJECT");
+        let saved =
+            Rule::parse("-d fd00::ac:0/118 -m comment --comment c -j REJECT --reject-with icmp6-port-unreachable");
+        let other = Rule::parse("-j KUBE-FORWARD");
+        assert_eq!(
+            top("F", "c", Some(&wanted), std::slice::from_ref(&other)),
+            [Edit::Insert("F".to_owned(), wanted.clone())]
+        );
+        assert_eq!(top("F", "c", Some(&wanted), &[other.clone(), saved.clone()]), []);
+        let twice = [saved.clone(), other.clone(), saved.clone()];
+        assert_eq!(top("F", "c", Some(&wanted), &twice), [Edit::Delete("F".to_owned(), saved.clone())]);
+        assert_eq!(top("F", "c", None, &twice).len(), 2);
+        assert_eq!(top("F", "c", None, &[other]), []);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! SNAT, mangle and connmark rules (spec 04 §10, §11.2), through the `iptables` programs of whichever kind.
+//! SNAT and mangle rules (spec 04 §10), through the `iptables` programs of whichever kind; connmark rules in the same
+//! way or as a table of nftables (§11), depending on the kind.
 //!
 //! What should be there ([`desired`]) is compared with `iptables-save` ([`ruleset`]); the difference ([`diff`]) goes in
 //! by one `iptables-restore --noflush` per table, which the kernel takes as a whole or not at all. A run that finds
@@ -7,7 +8,8 @@
 mod command;
 pub mod desired;
 pub mod diff;
-mod nft;
+mod once;
+pub mod refresh;
 pub mod ruleset;
 
 use std::net::Ipv4Addr;
@@ -15,11 +17,14 @@ use std::net::Ipv4Addr;
 use reservoir_core::ip::Ipv4Net;
 
 use crate::error::Error;
+use crate::nft::connmark::{self, Connmark};
+use crate::rule::Family;
 use command::Programs;
+use desired::DesiredChain;
 use ruleset::Table;
 
-pub use command::{Mode, Version};
-pub use nft::Once;
+pub use command::{Backend, Mode, Version};
+pub use once::Once;
 
 /// How often a table is read and written when others change it meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -66,8 +71,9 @@ pub struct SnatFacts {
 pub struct Iptables {
     programs: Programs,
     version: Version,
-    /// The nftables form of the connmark rules, left by another program, has been looked for.
-    nft: Once,
+    backend: Backend,
+    /// The other form of the connmark rules, left by another program or version, has been looked for.
+    other_form: Once,
 }
 
 impl Iptables {
@@ -78,7 +84,19 @@ impl Iptables {
     pub fn detect(program: &str) -> Result<Self, Error> {
         let programs = Programs::new(program);
         let version = programs.version()?;
-        Ok(Self { programs, version, nft: Once::default() })
+        Ok(Self { programs, version, backend: version.backend(), other_form: Once::default() })
+    }
+
+    /// Uses this form of the connmark rules instead of the one that fits the program.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// The form of the connmark rules (spec 04 §11.1).
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     #[must_use]
@@ -86,21 +104,45 @@ impl Iptables {
         self.version
     }
 
-    /// Brings the rules in line and returns how many changes that took: 0 when all was right.
+    /// Brings the rules in line and returns how many changes that took: 0 when all was right. For the VPC's CIDRs of
+    /// another hour it is called again (spec 04 §12.1, [`refresh`]).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot be right, [`Error::Command`] for what iptables says. A table is changed as a
-    /// whole or not at all; trying again is safe.
+    /// [`Error::Invalid`] for what cannot be right, before anything is written; [`Error::Command`] for what iptables
+    /// says, the kernel's for nftables. A table is changed as a whole or not at all; trying again is safe.
     pub fn apply(&mut self, config: &SnatConfig, facts: &SnatFacts) -> Result<usize, Error> {
         let desired = desired::rules(config, facts, self.version.has_random_fully())?;
-        let mut changes = 0;
-        for table in TABLES {
-            changes += self.write(table, |actual| diff::diff(&desired, actual))?;
+        let (marking, others): (Vec<_>, Vec<_>) = desired.into_iter().partition(DesiredChain::is_connmark);
+        let programs = &self.programs;
+        match self.backend {
+            Backend::Iptables => {
+                let changes = write_all(programs, &[others, marking].concat())?;
+                if let Err(error) = self.other_form.run(|| connmark::clean_up().map(drop)) {
+                    tracing::warn!(%error, "cannot remove the nftables table ip aws-cni; trying again next time");
+                }
+                Ok(changes)
+            }
+            Backend::Nftables => {
+                let changes = write_all(programs, &others)? + apply_nftables(config, facts)?;
+                // Not before the new form is there, so that connections are marked at every moment.
+                let absent = desired::connmark_absent();
+                if let Err(error) = self.other_form.run(|| write(programs, &absent, "nat").map(drop)) {
+                    tracing::warn!(%error, "cannot remove connmark rules of iptables; trying again next time");
+                }
+                Ok(changes)
+            }
         }
-        if let Err(errno) = self.nft.run(nft::delete_connmark_table) {
-            tracing::warn!(%errno, "cannot remove the nftables table ip aws-cni; trying again next time");
-        }
-        Ok(changes)
+    }
+
+    /// Makes sure that the addresses which pods use for egress in the other family are reached from nowhere else, or
+    /// takes that rule away (spec 04 §8.3). `family` is that of these addresses, and of this program: `iptables` where
+    /// pods are IPv6, `ip6tables` where they are IPv4 and `ENABLE_V6_EGRESS` is set. Returns the number of changes.
+    ///
+    /// # Errors
+    /// As [`Iptables::apply`].
+    pub fn block_node_local(&self, family: Family, wanted: bool) -> Result<usize, Error> {
+        let chain = [desired::node_local_block(family, wanted)];
+        write_with(&self.programs, "filter", Programs::save_present, |actual| diff::diff(&chain, actual))
     }
 
     /// Removes the numbered chains that old versions made, and returns their names (spec 04 §10.5).
@@ -110,7 +152,7 @@ impl Iptables {
     pub fn remove_stale_chains(&self) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
         let mut odd = None;
-        self.write("nat", |actual| match diff::stale_chains(actual) {
+        let plan = |actual: &Table| match diff::stale_chains(actual) {
             Ok(stale) => {
                 let edits = diff::delete_chains(&stale);
                 removed = stale;
@@ -120,25 +162,48 @@ impl Iptables {
                 odd = Some(error);
                 Vec::new()
             }
-        })?;
+        };
+        write_with(&self.programs, "nat", Programs::save_present, plan)?;
         odd.map_or(Ok(removed), Err)
     }
+}
 
-    fn write(&self, table: &str, mut plan: impl FnMut(&Table) -> Vec<diff::Edit>) -> Result<usize, Error> {
-        let mut attempt = 1;
-        loop {
-            let actual = ruleset::parse_table(table, &self.programs.save(table)?);
-            let edits = plan(&actual);
-            if edits.is_empty() {
-                return Ok(0);
-            }
-            match self.programs.restore(&diff::script(table, &edits)) {
-                Ok(()) => return Ok(edits.len()),
-                Err(error) if attempt == ATTEMPTS => return Err(error.within(format!("changing table {table}"))),
-                // Somebody changed the table between our reading and writing.
-                Err(error) => tracing::debug!(%error, table, attempt, "iptables-restore failed, reading again"),
-            }
-            attempt += 1;
+fn apply_nftables(config: &SnatConfig, facts: &SnatFacts) -> Result<usize, Error> {
+    if config.external_snat {
+        return connmark::clean_up();
+    }
+    let exempt = desired::exempt_cidrs(config, facts);
+    Connmark { mark: config.mark, veth_prefix: config.veth_prefix.clone(), exempt }.set_up()
+}
+
+fn write_all(programs: &Programs, desired: &[DesiredChain]) -> Result<usize, Error> {
+    TABLES.iter().map(|table| write(programs, desired, table)).sum()
+}
+
+fn write(programs: &Programs, desired: &[DesiredChain], table: &str) -> Result<usize, Error> {
+    write_with(programs, table, |programs| programs.save(table), |actual| diff::diff(desired, actual))
+}
+
+/// Reads a table, writes what is to change, and does so again if others change it meanwhile.
+fn write_with(
+    programs: &Programs,
+    table: &str,
+    save: impl Fn(&Programs) -> Result<String, Error>,
+    mut plan: impl FnMut(&Table) -> Vec<diff::Edit>,
+) -> Result<usize, Error> {
+    let mut attempt = 1;
+    loop {
+        let actual = ruleset::parse_table(table, &save(programs)?);
+        let edits = plan(&actual);
+        if edits.is_empty() {
+            return Ok(0);
         }
+        match programs.restore(&diff::script(table, &edits)) {
+            Ok(()) => return Ok(edits.len()),
+            Err(error) if attempt == ATTEMPTS => return Err(error.within(format!("changing table {table}"))),
+            // Somebody changed the table between our reading and writing.
+            Err(error) => tracing::debug!(%error, table, attempt, "iptables-restore failed, reading again"),
+        }
+        attempt += 1;
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use reservoir_core::ip::IpNet;
+
 /// A rule: the words after `-A <chain>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule(Vec<String>);
@@ -82,6 +84,14 @@ impl Rule {
                     let mask = mark(words.next(), "");
                     rest.extend(["--nfmask".to_owned(), mask.clone(), "--ctmask".to_owned(), mask]);
                 }
+                // What REJECT says if nothing is asked for.
+                "--reject-with" => {
+                    let default = ["icmp-port-unreachable", "icmp6-port-unreachable"];
+                    let answer = words.next().map(String::as_str).unwrap_or_default();
+                    if !default.contains(&answer) {
+                        rest.extend([option.clone(), answer.to_owned()]);
+                    }
+                }
                 "--nfmask" | "--ctmask" => rest.extend([option.clone(), mark(words.next(), "")]),
                 _ => rest.push(option.clone()),
             }
@@ -91,9 +101,15 @@ impl Rule {
     }
 }
 
-/// A single address is printed with its length.
+/// A single address is printed with its length, a block in its shortest spelling.
 fn with_length(value: String) -> String {
-    if value.contains('/') { value } else { value + "/32" }
+    let whole = if value.contains('/') {
+        value
+    } else {
+        let length = if value.contains(':') { 128 } else { 32 };
+        format!("{value}/{length}")
+    };
+    whole.parse::<IpNet>().map_or(whole, |net| net.to_string())
 }
 
 /// `value[/mask]` in lower-case hex; `default_mask` is added where there is none.

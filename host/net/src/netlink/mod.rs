@@ -212,7 +212,12 @@ impl Message<'_> {
     /// Of an error, acknowledgement or end of a dump: the error in it.
     pub(crate) fn errno(&self) -> Option<Errno> {
         let code = i32::from_ne_bytes(*self.payload.first_chunk()?);
-        (code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg()))
+        match code {
+            0 => None,
+            -4095..0 => Some(Errno::from_raw_os_error(-code)),
+            // Not the kernel's way of telling an error.
+            _ => Some(Errno::BADMSG),
+        }
     }
 }
 
