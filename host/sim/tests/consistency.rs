@@ -180,7 +180,10 @@ fn a_role_that_may_not() {
     call(&mut s, assign(&eni, Unit::Ip, 1)).unwrap();
     let mut ours = creation(0, "u");
     ours.tags.push(("cluster.k8s.amazonaws.com/name".into(), "demo".into()));
-    call(&mut s, Request::CreateNetworkInterface(ours)).unwrap();
+    let Answer::Interfaces(made) = call(&mut s, Request::CreateNetworkInterface(ours)).unwrap() else { panic!() };
+    assert_eq!(code(&mut s, attach(&made[0].eni, 1, 0)), "UnauthorizedOperation", "the instance is not the cluster's");
+    s.tag(at(0.0), NODE, &[("kubernetes.io/cluster/demo", "owned")]).unwrap();
+    call(&mut s, attach(&made[0].eni, 1, 0)).unwrap();
 }
 
 #[test]
@@ -286,7 +289,8 @@ fn the_audit_knows_whose_an_interface_is() {
         })
         .collect();
     let mut expected = [untagged, trunk];
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
 }
 

@@ -151,6 +151,11 @@ fn an_operator_attaches_what_the_daemon_must_not_touch() {
     for (eni, action) in [(&bare, "AssignPrivateIpAddresses"), (&kept, "ModifyNetworkInterfaceAttribute")] {
         assert!(found.contains(&Violation::UnmanagedChanged { eni: eni.clone(), action }), "{found:?}");
     }
+    let six = Attach { ipv6_addresses: 1, without_ipv4: true, ..Attach::to(NODE) };
+    let six = s.attach_interface(now, &six).unwrap();
+    let Answer::Attached(shown) = call(&mut s, Request::AttachedInterfaces).unwrap() else { panic!() };
+    let shown = shown.iter().find(|i| i.eni == six).unwrap();
+    assert_eq!((shown.primary, shown.subnet_cidr, shown.ipv6.len()), (None, None, 1));
     let full = Attach { device_index: Some(7), ..Attach::to(NODE) };
     let before = s.enis().count();
     assert_eq!(s.attach_interface(now, &full).unwrap_err().code, "InvalidParameterValue");

@@ -161,6 +161,13 @@ async fn filters_pages_and_types() {
     assert_eq!(between(&a.ec2(subnets).await.body, "availableIpAddressCount"), "4083");
     let types = a.ec2("DescribeInstanceTypes&InstanceType.1=c5.4xlarge").await.body;
     assert_eq!((between(&types, "maximumNetworkInterfaces"), between(&types, "hypervisor")), ("8", "nitro"));
+    let tag =
+        format!("CreateTags&ResourceId.1={NODE}&Tag.1.Key=CLUSTER_ID&Tag.1.Value=demo&Tag.2.Key=Name&Tag.2.Value=n");
+    assert_eq!(a.ec2(&tag).await.status, 200);
+    let asked = format!("DescribeTags&Filter.1.Name=resource-id&Filter.1.Value.1={NODE}");
+    let cluster = a.ec2(&format!("{asked}&Filter.2.Name=key&Filter.2.Value.1=CLUSTER_ID")).await.body;
+    assert_eq!((between(&cluster, "value"), between(&cluster, "resourceType")), ("demo", "instance"));
+    assert_eq!(a.ec2(&asked).await.body.matches("<resourceId>").count(), 2);
     let version = http(a.ec2, "POST", "/", "", "Action=DescribeSubnets&Version=2012-01-01").await.unwrap();
     assert_eq!(between(&version.body, "Code"), "NoSuchVersion");
 }

@@ -39,6 +39,7 @@ fn operation(action: &str, form: &mut Form) -> Result<Op, Refusal> {
         "DescribeInstances" => Op::DescribeInstances(query(form, "InstanceId")?),
         "DescribeSubnets" => Op::DescribeSubnets(query(form, "SubnetId")?),
         "DescribeInstanceTypes" => Op::DescribeInstanceTypes(query(form, "InstanceType")?),
+        "DescribeTags" => Op::DescribeTags(query(form, "ResourceId")?),
         "CreateNetworkInterface" => Op::CreateNetworkInterface(create(form)?),
         "AttachNetworkInterface" => Op::AttachNetworkInterface {
             eni: form.need("NetworkInterfaceId")?,
@@ -118,6 +119,7 @@ fn create(form: &mut Form) -> Result<Create, Refusal> {
         ipv6_addresses: form.parsed("Ipv6AddressCount")?.unwrap_or(0),
         ipv6_prefixes: form.parsed("Ipv6PrefixCount")?.unwrap_or(0),
         interface_type: form.parsed("InterfaceType")?.unwrap_or_default(),
+        without_ipv4: false,
         tracking: (tracking != ConnectionTracking::default()).then_some(tracking),
         client_token: form.take("ClientToken"),
     })

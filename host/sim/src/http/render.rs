@@ -39,6 +39,13 @@ pub fn reply(action: &str, reply: &Reply, account: &str, request_id: &str) -> St
             Reply::InstanceTypes(types) => {
                 x.set("instanceTypeSet", types, |x, (name, limits)| instance_type(x, name, limits));
             }
+            Reply::Tags { items, next_token } => {
+                x.set("tagSet", items, |x, tag| {
+                    x.leaf("resourceId", &tag.resource).leaf("resourceType", tag.resource_type);
+                    x.leaf("key", &tag.key).leaf("value", &tag.value);
+                });
+                token(x, next_token.as_deref());
+            }
             Reply::Attached { attachment, card } => {
                 x.leaf("attachmentId", attachment).leaf("networkCardIndex", card);
             }
@@ -173,6 +180,7 @@ fn machine(x: &mut Xml, instance: &InstanceView, account: &str) {
     x.node("placement", |x| {
         x.leaf("availabilityZone", &instance.availability_zone);
     });
+    tags(x, instance.tags.iter().map(|(k, v)| (k, v)));
     x.set("networkInterfaceSet", &instance.interfaces, |x, eni| interface(x, eni, account));
 }
 

@@ -69,6 +69,7 @@ pub struct Instance {
     pub availability_zone: String,
     pub primary_eni: String,
     pub terminated: bool,
+    pub tags: BTreeMap<String, String>,
     /// Attached interfaces, those on the way included.
     pub enis: Vec<String>,
     pub(super) limits: InstanceLimits,
@@ -343,6 +344,7 @@ impl Aws {
             availability_zone: zone,
             primary_eni: eni.id.clone(),
             terminated: false,
+            tags: config.tags.clone(),
             enis: vec![eni.id.clone()],
             limits,
             imds: config.imds,

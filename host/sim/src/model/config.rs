@@ -159,6 +159,9 @@ pub struct InstanceConfig {
     /// Security groups of the primary interface; the default group when empty.
     #[serde(default)]
     pub security_groups: Vec<String>,
+    /// Tags of the instance.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// Tags of the primary interface.
     #[serde(default)]
     pub eni_tags: BTreeMap<String, String>,
@@ -259,6 +262,7 @@ impl InstanceConfig {
             address: None,
             ipv6_address: None,
             security_groups: Vec::new(),
+            tags: BTreeMap::new(),
             eni_tags: BTreeMap::new(),
             imds_listen: None,
             imds: ImdsMode::default(),

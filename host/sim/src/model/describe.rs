@@ -6,7 +6,7 @@ use std::time::Duration;
 use reservoir_core::limits::InstanceLimits;
 
 use super::aws::{Aws, Eni, Instance};
-use super::ops::{Filter, InstanceView, Op, Query, Reply, SubnetView};
+use super::ops::{Filter, InstanceView, Op, Query, Reply, SubnetView, TagView};
 use super::refusal::Refusal;
 use super::subnet6::Ipv6Pool;
 
@@ -51,6 +51,7 @@ impl Aws {
             Op::DescribeInstances(query) => self.describe_instances(query),
             Op::DescribeSubnets(query) => self.describe_subnets(query),
             Op::DescribeInstanceTypes(query) => describe_types(query),
+            Op::DescribeTags(query) => self.describe_tags(query),
             _ => Ok(Reply::Done),
         }
     }
@@ -93,16 +94,52 @@ impl Aws {
                 _ => f.matches(&instance.id),
             })
         };
-        let chosen = self.instances.values().filter(|i| query.ids.is_empty() || query.ids.contains(&i.id));
-        let (page, next_token) = page(chosen.filter(matches).collect(), query, |i| &i.id)?;
+        let chosen: Vec<&Instance> = if query.ids.is_empty() {
+            self.instances.values().filter(matches).collect()
+        } else {
+            query.ids.iter().filter_map(|id| self.instances.get(id)).filter(matches).collect()
+        };
+        let (page, next_token) = page(chosen, query, |i| &i.id)?;
         let items = page.into_iter().map(|i| InstanceView {
             id: i.id.clone(),
             instance_type: i.instance_type.clone(),
             availability_zone: i.availability_zone.clone(),
             terminated: i.terminated,
+            tags: i.tags.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             interfaces: i.enis.iter().filter_map(|e| self.enis.get(e)).cloned().collect(),
         });
         Ok(Reply::Instances { items: items.collect(), next_token })
+    }
+
+    /// Looks through everything that has tags: few ask, and seldom.
+    fn describe_tags(&self, query: &Query) -> Result<Reply, Refusal> {
+        check_page(query)?;
+        check_filters(query, &["resource-id", "resource-type", "key", "value"])?;
+        let instances = self.instances.values().map(|i| (&i.id, "instance", &i.tags));
+        let enis = self.enis.values().map(|e| (&e.id, "network-interface", &e.tags));
+        let subnets = self.subnets.iter().filter(|s| !s.foreign).map(|s| (&s.id, "subnet", &s.tags));
+        let all = instances.chain(enis).chain(subnets).flat_map(|(id, resource_type, tags)| {
+            tags.iter().map(move |(key, value)| TagView {
+                resource: id.clone(),
+                resource_type,
+                key: key.clone(),
+                value: value.clone(),
+            })
+        });
+        let mut found: Vec<(String, TagView)> = all
+            .filter(|tag| {
+                query.filters.iter().all(|f| match f.name.as_str() {
+                    "resource-id" => f.matches(&tag.resource),
+                    "resource-type" => f.matches(tag.resource_type),
+                    "key" => f.matches(&tag.key),
+                    _ => f.matches(&tag.value),
+                })
+            })
+            .map(|tag| (format!("{} {}", tag.resource, tag.key), tag))
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        let (items, next_token) = page(found.iter().collect(), query, |(id, _)| id)?;
+        Ok(Reply::Tags { items: items.into_iter().map(|(_, tag)| tag.clone()).collect(), next_token })
     }
 
     fn describe_subnets(&self, query: &Query) -> Result<Reply, Refusal> {

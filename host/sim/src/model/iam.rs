@@ -41,6 +41,7 @@ const IPV4: &[&str] = &[
     "DescribeNetworkInterfaces",
     "DescribeInstanceTypes",
     "DescribeSubnets",
+    "DescribeTags",
     "DetachNetworkInterface",
     "ModifyNetworkInterfaceAttribute",
     "UnassignPrivateIpAddresses",
@@ -50,6 +51,7 @@ const IPV6: &[&str] = &[
     "AssignIpv6Addresses",
     "DescribeInstances",
     "DescribeSubnets",
+    "DescribeTags",
     "DescribeNetworkInterfaces",
     "DescribeInstanceTypes",
     "CreateTags",
@@ -84,7 +86,10 @@ fn tags_interfaces_only(op: &Op) -> bool {
 fn is_of_cluster(op: &Op, cluster: &str, aws: &Aws) -> bool {
     let tagged = |tags: &BTreeMap<String, String>| tags.get(CLUSTER_TAG).is_some_and(|v| v == cluster);
     let interface = |id: &str| aws.enis.get(id).is_none_or(|e| tagged(&e.tags));
+    let key = format!("kubernetes.io/cluster/{cluster}");
+    let machine = |id: &str| aws.instances.get(id).is_none_or(|i| i.tags.get(&key).is_some_and(|v| v == "owned"));
     match op {
+        Op::AttachNetworkInterface { eni, instance, .. } => interface(eni) && machine(instance),
         Op::CreateNetworkInterface(create) => create.tags.iter().any(|(k, v)| k == CLUSTER_TAG && v == cluster),
         Op::DetachNetworkInterface { attachment } => aws.attachments.get(attachment).is_none_or(|id| interface(id)),
         _ => op.mutated_interface().is_none_or(interface),

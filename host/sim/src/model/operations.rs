@@ -35,7 +35,8 @@ impl Aws {
             Op::DescribeNetworkInterfaces(_)
             | Op::DescribeInstances(_)
             | Op::DescribeSubnets(_)
-            | Op::DescribeInstanceTypes(_) => self.describe(op, now),
+            | Op::DescribeInstanceTypes(_)
+            | Op::DescribeTags(_) => self.describe(op, now),
         }
     }
 
@@ -72,10 +73,13 @@ impl Aws {
     pub(super) fn make(&mut self, create: &Create, now: Duration) -> Result<String, Refusal> {
         self.check_groups(&create.groups)?;
         check_tags(&BTreeMap::new(), &create.tags)?;
-        let own = u32::from(create.interface_type != InterfaceType::EfaOnly);
+        let bare = create.interface_type == InterfaceType::EfaOnly;
+        let own = u32::from(!bare && !create.without_ipv4);
         check_counts(create, own)?;
-        if own == 0 && create.addresses + create.prefixes + create.ipv6_addresses + create.ipv6_prefixes > 0 {
-            return Err(Refusal::new("InvalidParameterCombination", "An efa-only interface has no addresses"));
+        let (ipv4, ipv6) = (create.addresses + create.prefixes, create.ipv6_addresses + create.ipv6_prefixes);
+        if (own == 0 && ipv4 > 0) || (bare && ipv6 > 0) {
+            let message = "An interface without an address of its own has no others";
+            return Err(Refusal::new("InvalidParameterCombination", message));
         }
         let at = self.subnets.iter().position(|s| s.id == create.subnet);
         let at = at.ok_or_else(|| Refusal::no_subnet(&create.subnet))?;
@@ -293,6 +297,9 @@ impl Aws {
     }
 
     fn tags_of(&mut self, id: &str) -> Result<&mut BTreeMap<String, String>, Refusal> {
+        if id.starts_with("i-") {
+            return self.instances.get_mut(id).map(|i| &mut i.tags).ok_or_else(|| Refusal::no_instance(id));
+        }
         if id.starts_with("subnet-") {
             let subnet = self.subnets.iter_mut().find(|s| s.id == id);
             return subnet.map(|s| &mut s.tags).ok_or_else(|| Refusal::no_subnet(id));

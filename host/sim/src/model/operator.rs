@@ -45,6 +45,9 @@ pub struct Attach {
     pub ipv6_addresses: u32,
     #[serde(default)]
     pub ipv6_prefixes: u32,
+    /// IPv6 alone.
+    #[serde(default)]
+    pub without_ipv4: bool,
 }
 
 impl Attach {
@@ -121,6 +124,7 @@ impl Sim {
             ipv6_addresses: attach.ipv6_addresses,
             ipv6_prefixes: attach.ipv6_prefixes,
             interface_type: attach.interface_type,
+            without_ipv4: attach.without_ipv4,
             ..Create::default()
         };
         let eni = self.aws.make(&create, at)?;

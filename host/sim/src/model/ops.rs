@@ -17,6 +17,7 @@ pub enum Op {
     DescribeInstances(Query),
     DescribeSubnets(Query),
     DescribeInstanceTypes(Query),
+    DescribeTags(Query),
     CreateNetworkInterface(Create),
     AttachNetworkInterface { eni: String, instance: String, device_index: u32, card: u32 },
     ModifyNetworkInterfaceAttribute { eni: String, attachment: Option<(String, bool)>, groups: Option<Vec<String>> },
@@ -90,6 +91,8 @@ pub struct Create {
     pub ipv6_addresses: u32,
     pub ipv6_prefixes: u32,
     pub interface_type: InterfaceType,
+    /// No IPv4 address of its own, as in a subnet of IPv6 alone.
+    pub without_ipv4: bool,
     #[serde(serialize_with = "tracking")]
     pub tracking: Option<ConnectionTracking>,
     pub client_token: Option<String>,
@@ -108,6 +111,7 @@ impl Op {
             Self::DescribeInstances(_) => "DescribeInstances",
             Self::DescribeSubnets(_) => "DescribeSubnets",
             Self::DescribeInstanceTypes(_) => "DescribeInstanceTypes",
+            Self::DescribeTags(_) => "DescribeTags",
             Self::CreateNetworkInterface(_) => "CreateNetworkInterface",
             Self::AttachNetworkInterface { .. } => "AttachNetworkInterface",
             Self::ModifyNetworkInterfaceAttribute { .. } => "ModifyNetworkInterfaceAttribute",
@@ -141,6 +145,7 @@ impl Op {
                 | Self::DescribeInstances(_)
                 | Self::DescribeSubnets(_)
                 | Self::DescribeInstanceTypes(_)
+                | Self::DescribeTags(_)
         )
     }
 
@@ -166,6 +171,7 @@ pub enum Reply {
     Instances { items: Vec<InstanceView>, next_token: Option<String> },
     Subnets(Vec<SubnetView>),
     InstanceTypes(Vec<(String, InstanceLimits)>),
+    Tags { items: Vec<TagView>, next_token: Option<String> },
     Created(Box<Eni>),
     Attached { attachment: String, card: u32 },
     Assigned { eni: String, addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
@@ -180,7 +186,18 @@ pub struct InstanceView {
     pub instance_type: String,
     pub availability_zone: String,
     pub terminated: bool,
+    pub tags: Vec<(String, String)>,
     pub interfaces: Vec<Eni>,
+}
+
+/// A tag as `DescribeTags` tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TagView {
+    pub resource: String,
+    /// `instance`, `network-interface` or `subnet`.
+    pub resource_type: &'static str,
+    pub key: String,
+    pub value: String,
 }
 
 /// A subnet as `DescribeSubnets` tells it.

@@ -108,6 +108,7 @@ fn to_op(request: Request) -> Op {
                 ipv6_addresses: c.ipv6_addresses,
                 ipv6_prefixes: 0,
                 interface_type: InterfaceType::Interface,
+                without_ipv4: false,
                 tracking: c.connection_tracking,
                 client_token: Some(c.client_token),
             })
@@ -169,6 +170,8 @@ fn to_answer(api: &'static str, reply: Reply) -> Answer {
         }
         Reply::Attached { attachment, .. } => Answer::Attachment { id: attachment },
         Reply::Assigned { addresses, prefixes, .. } => Answer::Assigned { addresses, prefixes },
+        // No question of the cloud's is answered with tags.
+        Reply::Tags { .. } => Answer::Done,
         Reply::AssignedIpv6 { prefixes, .. } => Answer::Ipv6Prefixes(prefixes),
         Reply::UnassignedIpv6 { .. } => Answer::Done,
     }

@@ -15,6 +15,8 @@ pub struct AddressPool {
     taken: Vec<u16>,
     /// What each /28 is kept for.
     kept: Vec<Keep>,
+    /// Some are kept for prefixes.
+    reserved: bool,
     free: u32,
     /// Free addresses that automatic choice of single addresses may take.
     open: u32,
@@ -38,7 +40,7 @@ impl AddressPool {
     pub fn new(cidr: Ipv4Net) -> Self {
         let blocks = cidr.size() / 16;
         let (taken, kept) = (vec![0; blocks as usize], vec![Keep::Open; blocks as usize]);
-        let mut pool = Self { cidr, taken, kept, free: cidr.size(), open: cidr.size() };
+        let mut pool = Self { cidr, taken, kept, reserved: false, free: cidr.size(), open: cidr.size() };
         for n in [0, 1, 2, 3, cidr.size() - 1] {
             pool.mark(n);
         }
@@ -58,6 +60,7 @@ impl AddressPool {
             return false;
         }
         self.kept[(first / 16) as usize..(last / 16) as usize].fill(keep);
+        self.reserved |= keep == Keep::Prefix;
         let open = self.taken.iter().zip(&self.kept).filter(|(_, k)| **k == Keep::Open);
         self.open = open.map(|(taken, _)| taken.count_zeros()).sum();
         true
@@ -132,16 +135,13 @@ impl AddressPool {
 
     /// Takes `count` aligned /28 blocks, or none.
     pub fn take_prefixes(&mut self, count: u32, random: &mut Random) -> Option<Vec<Ipv4Net>> {
-        if count > self.free_blocks() {
-            return None;
-        }
         let mut out = Vec::with_capacity(count as usize);
-        let reserved = self.kept.contains(&Keep::Prefix);
         for _ in 0..count {
-            let kept = reserved.then(|| self.find(random, |taken, keep| taken == 0 && keep == Keep::Prefix)).flatten();
-            let block = match kept {
-                Some(block) => block,
-                None => self.find(random, |taken, keep| taken == 0 && keep == Keep::Open)?,
+            let kept = self.reserved.then(|| self.find(random, |taken, keep| taken == 0 && keep == Keep::Prefix));
+            let open = |pool: &Self, random: &mut Random| pool.find(random, |t, keep| t == 0 && keep == Keep::Open);
+            let Some(block) = kept.flatten().or_else(|| open(self, random)) else {
+                out.into_iter().for_each(|p| self.release_prefix(p));
+                return None;
             };
             (0..16).for_each(|n| self.mark(block * 16 + n));
             out.push(Ipv4Net::new(self.cidr.nth(block * 16)?, 28));
