@@ -11,6 +11,7 @@ use reservoir_sim::model::fault::{Fault, FaultEffect};
 use reservoir_sim::model::iam::{Iam, Policy};
 use reservoir_sim::model::imds::ImdsMode;
 use reservoir_sim::model::operator::Attach;
+use reservoir_sim::model::ops::Op;
 use reservoir_sim::model::script;
 use reservoir_sim::model::skew::Skew;
 use reservoir_sim::model::throttle::ThrottleConfig;
@@ -102,6 +103,19 @@ fn either_source_can_be_made_to_lie() {
     assert_eq!((shown(&mut s, 0.0, &eni), known(&mut s, 0.0, &eni)), (Some(3), Ok(3)));
     s.unskew(&eni);
     assert_eq!((shown(&mut s, 0.0, &eni), known(&mut s, 0.0, &eni)), (Some(5), Ok(5)));
+}
+
+#[test]
+fn security_groups_reach_imds_late() {
+    let mut s = with_delays(r#"{"imds_groups":12}"#);
+    let facts = s.identity(NODE).unwrap().facts;
+    let groups = vec!["sg-0f2a3b4c5d6e7f809".to_owned()];
+    let op =
+        Op::ModifyNetworkInterfaceAttribute { eni: facts.primary_eni, attachment: None, groups: Some(groups.clone()) };
+    s.operate(at(1.0), &op).unwrap();
+    let mut seen = |now| s.call(at(now), NODE, Request::PrimarySecurityGroups { mac: facts.mac.clone() }).1.unwrap();
+    assert_eq!(seen(12.9), Answer::SecurityGroups(vec![GROUP.into()]));
+    assert_eq!(seen(13.0), Answer::SecurityGroups(groups));
 }
 
 #[test]
