@@ -371,6 +371,11 @@ impl Store {
         self.eni_index(eni).map(|at| self.enis[at].cidrs.len())
     }
 
+    /// The networks of one interface's CIDRs, in order.
+    pub fn blocks(&self, eni: &str) -> impl Iterator<Item = IpNet> {
+        self.eni_index(eni).into_iter().flat_map(|at| self.enis[at].cidrs.iter().map(|c| c.net))
+    }
+
     /// The CIDRs of one interface, by network.
     pub fn cidrs(&self, eni: &str, now: Time) -> impl Iterator<Item = CidrView<'_>> {
         let at = self.eni_index(eni);

@@ -366,7 +366,10 @@ impl Pool {
                 let pool = self.clone();
                 let network = self.edges.network.clone();
                 tokio::spawn(async move {
-                    let set_up = tokio::task::spawn_blocking(move || network.set_up_eni(&eni, subnet_cidr));
+                    let set_up = tokio::task::spawn_blocking(move || match subnet_cidr.as_ipv4() {
+                        Some(subnet) => network.set_up_eni(&eni, subnet),
+                        None => Err("IPv6 mode is refused at start".to_owned()),
+                    });
                     let result = set_up.await.unwrap_or_else(|error| Err(error.to_string()));
                     pool.tell(Event::EniReady { job, result });
                 });

@@ -2,7 +2,7 @@
 
 use super::jobs::Job;
 use super::{Command, Level, Manager, Now};
-use crate::ip::{IpNet, Ipv4Net};
+use crate::ip::IpNet;
 use crate::store::EniSpec;
 
 /// An attached interface being programmed before it serves pods.
@@ -52,7 +52,7 @@ impl Manager {
         }
     }
 
-    pub(super) fn subnet_block(&self, subnet: &str) -> Option<Ipv4Net> {
+    pub(super) fn subnet_block(&self, subnet: &str) -> Option<IpNet> {
         self.subnet_cidrs.get(subnet).copied()
     }
 }

@@ -48,7 +48,7 @@ impl Manager {
             Ok(Answer::Interfaces(list)) if job.resync => match list.first() {
                 Some(i) => {
                     let before = self.cards.slots_used(&job.eni);
-                    let listed = blocks(&i.secondary, &i.prefixes).into_iter();
+                    let listed = self.blocks_told(i).into_iter();
                     let listed: Vec<IpNet> = listed.filter(|net| !self.is_returning(&job.eni, *net)).collect();
                     self.add_blocks(now, &job.eni, job.unit, &listed);
                     if self.cards.slots_used(&job.eni) == before {

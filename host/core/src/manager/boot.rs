@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::types::blocks;
 use super::{Journal, Manager, Now};
 use crate::checkpoint::Allocation;
 use crate::cloud::AttachedInterface;
@@ -20,14 +19,15 @@ impl Manager {
         self.booted_at = now;
         self.next_look = now.mono + super::SLOW;
         for interface in attached {
-            if let Some(cidr) = interface.subnet_cidr {
+            let subnet =
+                if self.is_ipv6() { interface.subnet_ipv6_cidr } else { interface.subnet_cidr.map(IpNet::from) };
+            if let Some(cidr) = subnet {
                 self.subnet_cidrs.insert(interface.subnet.clone(), cidr);
             }
             let id = &interface.eni;
-            let nets: Vec<IpNet> = blocks(&interface.secondary, &interface.prefixes)
-                .into_iter()
-                .filter(|net| !self.is_returning(id, *net))
-                .collect();
+            let address = self.own_address(interface.primary, &interface.ipv6);
+            let nets: Vec<IpNet> =
+                self.blocks_shown(interface).into_iter().filter(|net| !self.is_returning(id, *net)).collect();
             let Some(pool) = self.cards.get_mut(interface.card) else { continue };
             if self.journal.removing.contains(id) {
                 continue;
@@ -41,14 +41,14 @@ impl Manager {
                 device_index: interface.device_index,
                 subnet: interface.subnet.clone(),
                 table: table_of(interface.card, interface.device_index),
-                address: interface.primary.map(IpAddr::V4),
+                address,
                 primary,
                 trunk: false,
                 efa: false,
                 excluded: !known,
             };
-            if interface.primary.is_none() {
-                // Without IPv4 it is not pods' business here; an EFA-only one takes a place (spec 01 §8.6).
+            if address.is_none() && !primary {
+                // Without an address of the family it is not pods' business here; an EFA-only one takes a place (spec 01 §8.6).
                 pool.foreign_devices.push(interface.device_index);
                 pool.unmanaged += 1;
                 continue;

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::jobs::{Job, SUBNETS_FRESH, spec_of};
+use super::jobs::{Job, SUBNETS_FRESH};
 use super::pace::retry_delay;
-use super::types::blocks;
 use super::{Command, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request};
 use crate::ip::IpNet;
@@ -178,8 +177,8 @@ impl Manager {
             tags,
             unit: job.unit,
             // Its own address comes out of the same subnet.
-            count: self.within_free(now, subnet, job.unit, job.count, 1),
-            ipv6_addresses: 0,
+            count: if self.is_ipv6() { 0 } else { self.within_free(now, subnet, job.unit, job.count, 1) },
+            ipv6_addresses: u32::from(self.is_ipv6()),
             connection_tracking: self.connection_tracking,
             client_token: job.token.clone(),
         })
@@ -243,7 +242,7 @@ impl Manager {
     pub(super) fn ranked(&mut self, now: Now, id: JobId, ranked: Result<Vec<String>, String>) {
         let usable = |m: &Self, unit: Unit, s: &str| {
             let allowed = m.subnets.is_empty() && s == m.settings.instance.subnet
-                || m.subnets.iter().any(|f| f.id == s && m.subnet_standing(f) != Standing::Forbidden);
+                || m.subnets.iter().any(|f| f.id == s && m.subnet_standing(f) != Standing::Forbidden) && m.of_family(s);
             allowed && m.refused.until(s, unit, now.mono).is_none()
         };
         let Some(Job::Create(job)) = self.jobs.get(&id) else { return };
@@ -386,7 +385,7 @@ impl Manager {
             job.attachment = Some(attachment);
             self.start_minor(now, "delete on termination", request);
         }
-        let eni = spec_of(&made, job.card, device);
+        let eni = self.spec_of(&made, job.card, device);
         let Some(subnet_cidr) = self.subnet_block(&made.subnet) else {
             let message = format!("the address block of {} is not known", made.subnet);
             let (kind, code) = (ErrorKind::Refused, String::new());
@@ -404,12 +403,8 @@ impl Manager {
                 match result {
                     Ok(()) => {
                         self.growth.succeed();
-                        self.take_in(
-                            now,
-                            spec_of(&made, job.card, device),
-                            job.unit,
-                            &blocks(&made.secondary, &made.prefixes),
-                        );
+                        let (spec, nets) = (self.spec_of(&made, job.card, device), self.blocks_told(&made));
+                        self.take_in(now, spec, job.unit, &nets);
                     }
                     Err(error) => {
                         self.out.push(Command::Count(Counter::SetUpEniFailed));
@@ -417,7 +412,8 @@ impl Manager {
                         let message = format!("{}: {error}", made.eni);
                         let (kind, code) = (ErrorKind::Refused, String::new());
                         self.growth.fail(now.mono, CloudError { api: "set-up", kind, code, message }, &mut self.random);
-                        self.dispose(now, spec_of(&made, job.card, device), true);
+                        let spec = self.spec_of(&made, job.card, device);
+                        self.dispose(now, spec, true);
                     }
                 }
             }
@@ -455,7 +451,7 @@ impl Manager {
         }
         if let Some(made) = &job.made {
             // It goes again. Once an attach was tried, EC2 is asked whether it happened: no answer is no refusal.
-            let spec = spec_of(made, job.card, job.device.unwrap_or(0));
+            let spec = self.spec_of(made, job.card, job.device.unwrap_or(0));
             self.dispose(now, spec, job.device.is_some());
         }
         self.growth_failed(now, error);

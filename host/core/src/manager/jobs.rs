@@ -1,20 +1,20 @@
-//! Jobs: assign, create, release, remove. Each is a chain of calls; the answer to one decides the next. Here is what
+//! Jobs: assign, create, release, remove and the like. Each is a chain of calls; the answer to one decides the next. Here is what
 //! they share: how one is begun, answered and tried again.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::adopt::Adopt;
 use super::assign::Assign;
 use super::create::Create;
+use super::ipv6::Prefix;
 use super::listing::Verify;
 use super::pace::retry_delay;
 use super::release::Release;
 use super::remove::Remove;
 use super::{Command, JobId, Level, Manager, Now};
-use crate::cloud::{Answer, CloudError, ErrorKind, Interface, Request};
+use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::policy::{Growth, Unit};
-use crate::store::{EniSpec, Time, table_of};
+use crate::store::Time;
 
 /// For so long a subnet listing is good enough to create an interface by.
 pub(super) const SUBNETS_FRESH: Duration = Duration::from_secs(30);
@@ -27,6 +27,7 @@ pub(super) enum Job {
     Release(Release),
     Remove(Remove),
     Adopt(Box<Adopt>),
+    Prefix(Prefix),
     Verify(Verify),
     /// Listing what IMDS shows, by the slow timer.
     Look,
@@ -54,7 +55,7 @@ impl Job {
             Self::Remove(r) => r.retry.at,
             Self::Verify(v) => v.retry_at(),
             Self::Minor { retry, .. } => retry.as_ref().and_then(|r| r.at),
-            Self::Assign(_) | Self::Adopt(_) | Self::Look => None,
+            Self::Assign(_) | Self::Adopt(_) | Self::Prefix(_) | Self::Look => None,
         }
     }
 }
@@ -115,6 +116,7 @@ impl Manager {
             Job::Create(create) => self.create_answer(now, id, create, result),
             Job::Release(release) => self.released(now, id, release, result),
             Job::Remove(remove) => self.removed(now, id, remove, result),
+            Job::Prefix(prefix) => self.prefix_answer(now, id, prefix, result),
             Job::Verify(verify) => self.verified(now, id, verify, result),
             Job::Adopt(adopt) => {
                 self.jobs.insert(id, Job::Adopt(adopt));
@@ -181,22 +183,5 @@ impl Manager {
 
     pub(super) fn unexpected(&mut self, api: &str, answer: &Answer) {
         self.log(Level::Error, format!("{api} was answered with something else: {answer:?}"));
-    }
-}
-
-/// The store's record of an interface that EC2 has described, at its place on a card.
-pub(super) fn spec_of(made: &Interface, card: u32, device_index: u32) -> EniSpec {
-    EniSpec {
-        id: made.eni.clone(),
-        mac: made.mac.clone(),
-        card,
-        device_index,
-        subnet: made.subnet.clone(),
-        table: table_of(card, device_index),
-        address: made.primary.map(IpAddr::V4),
-        primary: false,
-        trunk: made.interface_type == "trunk",
-        efa: made.interface_type == "efa",
-        excluded: false,
     }
 }

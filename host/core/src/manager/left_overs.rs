@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::jobs::spec_of;
 use super::{Level, Manager, Now};
 use crate::cloud::Interface;
 
@@ -29,7 +28,7 @@ impl Manager {
             let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
             if old && ours && self.settings.provisioning && self.settings.clean_up && !busy {
                 self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
-                self.dispose(now, spec_of(&interface, 0, 0), false);
+                self.dispose(now, self.spec_of(&interface, 0, 0), false);
             }
         }
         let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None);

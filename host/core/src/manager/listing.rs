@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::cards::CardPool;
 use super::jobs::Job;
 use super::pace::retry_delay;
-use super::types::blocks;
 use super::{JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, Device, ErrorKind, Interface, Request, SubnetFacts};
 use crate::ip::IpNet;
@@ -168,7 +167,7 @@ impl Manager {
 
     pub(super) fn note_subnets(&mut self, now: Now, list: Vec<SubnetFacts>) {
         for subnet in &list {
-            if let Some(cidr) = subnet.cidr {
+            if let Some(cidr) = self.subnet_net(subnet) {
                 self.subnet_cidrs.insert(subnet.id.clone(), cidr);
             }
         }
@@ -203,7 +202,7 @@ impl Manager {
         let shown: HashSet<(String, IpNet)> = list
             .iter()
             .filter(|i| self.cards.eni(&i.eni).is_some())
-            .flat_map(|i| blocks(&i.secondary, &i.prefixes).into_iter().map(|net| (i.eni.clone(), net)))
+            .flat_map(|i| self.blocks_shown(i).into_iter().map(|net| (i.eni.clone(), net)))
             .collect();
         let held: HashSet<(String, IpNet)> = self
             .cards

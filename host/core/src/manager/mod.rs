@@ -19,6 +19,7 @@
 //! | `node.rs` | what Kubernetes says of the node; the trunk |
 //! | `jobs.rs` | chains of calls, and what they share |
 //! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs`, `adopt.rs` | one kind of job each |
+//! | `family.rs`, `ipv6.rs` | what counts of an interface by family; a prefix for each |
 //! | `other_unit.rs` | what is left when prefix delegation is switched |
 //! | `boot.rs` | what is attached when the daemon starts |
 //! | `readiness.rs` | whether the node may be called ready |
@@ -32,6 +33,8 @@ mod boot;
 mod cards;
 mod create;
 mod decisions;
+mod family;
+mod ipv6;
 mod jobs;
 mod left_overs;
 mod listing;
@@ -57,7 +60,7 @@ pub use types::{
 };
 
 use crate::cloud::{ConnectionTracking, SubnetFacts};
-use crate::ip::Ipv4Net;
+use crate::ip::IpNet;
 use crate::kube::{EniConfig, NodeFacts};
 use crate::policy::Family;
 use crate::store::{Store, Time};
@@ -112,7 +115,7 @@ pub struct Manager {
     given_back: VecDeque<release::GivenBack>,
     /// Attached interfaces that EC2 has not confirmed as ours: their pods live on, new ones go elsewhere.
     unconfirmed: HashSet<String>,
-    subnet_cidrs: HashMap<String, Ipv4Net>,
+    subnet_cidrs: HashMap<String, IpNet>,
     booted_at: Now,
     left_overs_seen: Option<Time>,
     terminating: bool,
@@ -261,11 +264,12 @@ impl Manager {
             self.next_look = now.mono + SLOW;
             self.look(now);
         }
-        // IPv6 has one prefix per interface and nothing to decide (spec 01 §9).
         self.notice_readiness();
-        let decides = self.settings.family == Family::Ipv4;
-        if decides && !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {
+        if !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {
             self.decide_at = None;
+            if self.is_ipv6() {
+                return self.keep_ipv6(now);
+            }
             self.deciding = true;
             let (node, blocks) = self.numbered_snapshot(now);
             self.numbered = blocks;
@@ -278,7 +282,7 @@ impl Manager {
     pub fn next_deadline(&self, now: Now) -> Time {
         let mut next = self.next_look;
         let mut consider = |at: Option<Time>| next = next.min(at.unwrap_or(next));
-        if !self.deciding && self.settings.family == Family::Ipv4 {
+        if !self.deciding {
             consider(self.decide_at);
         }
         consider(self.waiters.iter().map(|w| w.deadline).min());

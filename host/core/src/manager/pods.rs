@@ -3,7 +3,6 @@
 use super::cards::CardPool;
 use super::{Add, CALLS_PER_MINUTE, Command, Counter, MAX_WAITERS, Manager, Now, Refusal, UNHURRIED, WaiterId, Wanted};
 use crate::cloud::ErrorKind;
-use crate::policy::Family;
 use crate::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Stats, Time};
 
 #[derive(Debug)]
@@ -195,8 +194,6 @@ impl Manager {
             Some(Refusal::Off("DISABLE_NETWORK_RESOURCE_PROVISIONING or ENABLE_IMDS_ONLY_MODE is set"))
         } else if self.cordoned() {
             Some(Refusal::Off("the node is unschedulable and AWS_MANAGE_ENIS_NON_SCHEDULABLE is not set"))
-        } else if self.settings.family == Family::Ipv6 {
-            Some(Refusal::Off("in IPv6 mode an interface has one prefix and never more"))
         } else {
             None
         }
@@ -225,6 +222,12 @@ impl Manager {
             // The first that has none is the one that holds it up.
             Wanted::EveryCard => self.cards.iter().find(|c| !c.store.has_free(now.mono)).into_iter().collect(),
         };
+        if self.is_ipv6() {
+            return match self.growing() {
+                0 => Refusal::Off("no interface has an IPv6 prefix, and none is on its way"),
+                _ => Refusal::Late { seconds: self.settings.add_wait.as_secs() },
+            };
+        }
         let unit = self.settings.unit;
         let slots = self.settings.limits.slots_per_eni() as usize;
         let enis = cards.iter().flat_map(|c| c.store.enis().map(move |(e, _)| (c, e)));

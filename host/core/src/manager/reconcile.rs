@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use super::cards::{INSTANCE_TAG, is_managed};
-use super::jobs::{Job, spec_of};
+use super::jobs::Job;
 use super::listing::Verify;
-use super::types::blocks;
 use super::{Command, Level, Manager, Now};
 use crate::cloud::{Interface, Request};
 use crate::ip::IpNet;
@@ -38,11 +37,15 @@ impl Manager {
             }
             if self.journal.removing.contains(&id) {
                 // A removal that the last run did not finish.
-                let spec = spec_of(interface, card, attachment.device_index);
+                let spec = self.spec_of(interface, card, attachment.device_index);
                 self.dispose(now, spec, true);
                 continue;
             }
-            if !primary && (interface.interface_type == "efa-only" || !self.is_managed(interface)) {
+            // One without an address of the family cannot serve, as an EFA-only one (spec 03 §5.2).
+            let address = self.own_address(interface.primary, &interface.ipv6);
+            let other =
+                interface.interface_type == "efa-only" || (address.is_none() && interface.interface_type != "trunk");
+            if !primary && (other || !self.is_managed(interface)) {
                 self.leave_alone(now, &id);
                 // With pods on it, it stays and counts as held.
                 *unmanaged.entry(card).or_default() += u32::from(self.cards.eni(&id).is_none());
@@ -57,7 +60,7 @@ impl Manager {
                 }
             }
             self.put_right(now, interface);
-            let nets = blocks(&interface.secondary, &interface.prefixes);
+            let nets = self.blocks_told(interface);
             let known = self.cards.store_of(&id);
             let is_known = known.is_some();
             if let Some(store) = known {
@@ -69,7 +72,7 @@ impl Manager {
                 self.sync_blocks(now, job.started, &id, &nets);
             }
             if !is_known || self.unconfirmed.contains(&id) {
-                let spec = spec_of(interface, card, attachment.device_index);
+                let spec = self.spec_of(interface, card, attachment.device_index);
                 self.adopt(spec, nets);
             }
         }

@@ -7,7 +7,7 @@ use super::cards::CardPool;
 use super::types::Block;
 use super::{CALLS_PER_MINUTE, Manager, Now, REMOVE_GAP, TRIM_GAP, jobs::Job};
 use crate::policy::{
-    Card, Cidr, Eni, EniTrait, EniTraits, Family, Gate, Gates, Limits, Node, Pairs, Standing, Subnet, Targets, Unit,
+    Card, Cidr, Eni, EniTrait, EniTraits, Gate, Gates, Limits, Node, Pairs, Standing, Subnet, Targets, Unit,
 };
 use crate::store::Time;
 use crate::subnets;
@@ -191,8 +191,15 @@ impl Manager {
         if self.subnets.is_empty() {
             return vec![self.settings.instance.subnet.clone()];
         }
-        let usable = self.subnets.iter().filter(|s| self.standing(&s.id, &s.tags) == Standing::Eligible);
+        let eligible = self.subnets.iter().filter(|s| self.standing(&s.id, &s.tags) == Standing::Eligible);
+        let usable = eligible.filter(|s| self.of_family(&s.id));
         usable.map(|s| s.id.clone()).collect()
+    }
+
+    /// Whether the subnet has addresses of the family, as far as is known.
+    pub(super) fn of_family(&self, subnet: &str) -> bool {
+        let facts = self.subnets.iter().find(|s| s.id == subnet);
+        facts.is_none_or(|s| !self.is_ipv6() || s.ipv6_cidr.is_some())
     }
 
     pub(super) fn gates(&self, now: Now, calls: u32) -> Gates {
@@ -201,7 +208,7 @@ impl Manager {
         let left = CALLS_PER_MINUTE.saturating_sub(calls);
         let rest_of_minute = 60 - u32::try_from(now.mono.as_secs() % 60).unwrap_or(0);
         let off = self.terminating || !self.settings.provisioning;
-        let (ipv6, cordoned) = (self.settings.family == Family::Ipv6, self.cordoned());
+        let (ipv6, cordoned) = (self.is_ipv6(), self.cordoned());
         let shut = |gate: Gate, off: bool| match gate {
             _ if off => Gate::Closed,
             Gate::Open if left == 0 => Gate::OpensIn(rest_of_minute),
@@ -245,7 +252,10 @@ impl Manager {
 
     /// Jobs that may bring addresses.
     pub(super) fn growing(&self) -> usize {
-        self.jobs.values().filter(|j| matches!(j, Job::Create(_) | Job::Assign(_) | Job::Adopt(_))).count()
+        self.jobs
+            .values()
+            .filter(|j| matches!(j, Job::Create(_) | Job::Assign(_) | Job::Adopt(_) | Job::Prefix(_)))
+            .count()
     }
 
     /// Whether slots or places are about to be free again.

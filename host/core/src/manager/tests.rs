@@ -2,7 +2,7 @@
 //! policy is a few lines here: hold what waits and `warm` more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::policy::{Assign, CreateEni, EniTrait, Family, Growth, Node, Plan, Tar
 use crate::store::{Assigned, Error as StoreError, Key, PodMeta};
 
 mod cards;
+mod ipv6;
 mod kubernetes;
 mod prefixes;
 mod readiness;
@@ -49,6 +50,7 @@ struct World {
     announcing: Result<(), String>,
     announced: Vec<Feature>,
     tagged: BTreeSet<String>,
+    decisions: u32,
 }
 
 /// EC2: one subnet, interfaces with addresses.
@@ -66,6 +68,9 @@ struct Ec2 {
     /// /28s on interfaces, and how many the subnet still has.
     prefixes: BTreeMap<String, BTreeSet<Ipv4Net>>,
     free_prefixes: u32,
+    /// The subnet's IPv6 block, if it has one; own address and prefixes of interfaces.
+    subnet_ipv6: Option<IpNet>,
+    ipv6: BTreeMap<String, (Ipv6Addr, Vec<IpNet>)>,
     /// Id to (attached device, secondary addresses).
     enis: BTreeMap<String, (Option<u32>, BTreeSet<Ipv4Addr>)>,
     faults: VecDeque<(&'static str, ErrorKind)>,
@@ -91,6 +96,17 @@ impl Ec2 {
 
     fn slots_used(&self, id: &str) -> u32 {
         (self.enis[id].1.len() + self.prefixes.get(id).map_or(0, BTreeSet::len)) as u32
+    }
+
+    fn ipv6_prefix(&mut self, id: &str) -> IpNet {
+        self.next += 1;
+        let net = IpNet::new(Ipv6Addr::from((0x2001_0db8_0000_0001 << 64) | (u128::from(self.next) << 48)).into(), 80);
+        self.ipv6.get_mut(id).unwrap().1.push(net);
+        net
+    }
+
+    fn ipv6_of(&self, id: &str) -> (Vec<Ipv6Addr>, Vec<IpNet>) {
+        self.ipv6.get(id).map(|(own, prefixes)| (vec![*own], prefixes.clone())).unwrap_or_default()
     }
 
     /// All blocks of an interface.
@@ -121,8 +137,8 @@ impl Ec2 {
             primary: self.primary(id),
             secondary: secondary.iter().copied().collect(),
             prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
-            ipv6: vec![],
-            ipv6_prefixes: vec![],
+            ipv6: self.ipv6_of(id).0,
+            ipv6_prefixes: self.ipv6_of(id).1,
             attachment: device.map(|device_index| InterfaceAttachment {
                 id: format!("attach-{id}"),
                 device_index,
@@ -146,7 +162,7 @@ impl Ec2 {
             Request::DescribeSubnets { .. } => Ok(Answer::Subnets(vec![SubnetFacts {
                 id: "subnet-1".to_owned(),
                 cidr: Some("10.0.0.0/20".parse().unwrap()),
-                ipv6_cidr: None,
+                ipv6_cidr: self.subnet_ipv6,
                 free_ips: self.free,
                 tags: vec![],
             }])),
@@ -185,6 +201,10 @@ impl Ec2 {
                 let id = format!("eni-{}", self.next);
                 let prefixes = (0..prefixes).map(|_| self.prefix()).collect();
                 self.prefixes.insert(id.clone(), prefixes);
+                if c.ipv6_addresses > 0 {
+                    assert!(self.subnet_ipv6.is_some(), "the subnet has no IPv6");
+                    self.ipv6.insert(id.clone(), (Ipv6Addr::from(u128::from(self.next)), vec![]));
+                }
                 self.enis.insert(id.clone(), (None, addresses));
                 Ok(Answer::Interfaces(vec![self.interface(&id)]))
             }
@@ -245,6 +265,7 @@ impl Ec2 {
                 let loose = self.enis.iter().filter(|(_, (d, _))| d.is_none());
                 Ok(Answer::Interfaces(loose.map(|(id, _)| self.interface(id)).collect()))
             }
+            Request::AssignIpv6Prefix { eni } => Ok(Answer::Ipv6Prefixes(vec![self.ipv6_prefix(eni)])),
             Request::AttachedInterfaces => Ok(Answer::Attached(self.attached())),
             Request::CreateTags { .. } | Request::SetDeleteOnTermination { .. } => Ok(Answer::Done),
             other => panic!("{other:?}"),
@@ -263,9 +284,9 @@ impl Ec2 {
                 primary: self.primary(id),
                 secondary: secondary.iter().copied().collect(),
                 prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
-                subnet_ipv6_cidr: None,
-                ipv6: vec![],
-                ipv6_prefixes: vec![],
+                subnet_ipv6_cidr: self.subnet_ipv6,
+                ipv6: self.ipv6_of(id).0,
+                ipv6_prefixes: self.ipv6_of(id).1,
             })
         });
         attached.collect()
@@ -359,6 +380,7 @@ impl World {
             announcing: Ok(()),
             announced: vec![],
             tagged: BTreeSet::new(),
+            decisions: 0,
         };
         world.commands();
         world
@@ -377,6 +399,7 @@ impl World {
         for command in self.m.take_commands() {
             match command {
                 Command::Decide { node } => {
+                    self.decisions += 1;
                     let plan = (!self.policy_is_silent).then(|| self.policy(&node));
                     let decided = Decided {
                         node,

@@ -145,7 +145,8 @@ pub enum Command {
     SetUpEni {
         job: JobId,
         eni: EniSpec,
-        subnet_cidr: Ipv4Net,
+        /// Of the pods' family.
+        subnet_cidr: IpNet,
     },
     /// Delete the rules of an interface that is gone (spec 01 §4.3 step 7). Nothing waits for it.
     TearDownEni {
