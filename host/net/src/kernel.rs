@@ -13,7 +13,7 @@ use crate::netlink::reply::{self, AddressInfo, LinkInfo, NeighbourInfo, RouteInf
 use crate::netns::Netns;
 use crate::plan::{Executor, Op, Side, Step, VethPair};
 use crate::rule::{Family, Rule};
-use crate::sysctl;
+use crate::{sysctl, table};
 
 /// How often it is looked whether addresses are still tentative (spec 04 §4.2 step 10).
 const DAD_POLL: Duration = Duration::from_millis(50);
@@ -115,6 +115,14 @@ impl Kernel {
         };
         all.retain(|r| r.table == table && (index.is_none() || r.device_index == index));
         Ok(all)
+    }
+
+    /// The routes of all tables.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn all_routes(&mut self, side: Side, family: Family) -> Result<Vec<RouteInfo>, Error> {
+        self.dump(side, &Request::all_routes(family, table::UNSPECIFIED, None), "route show", reply::route)
     }
 
     /// All rules of a family, in the order the kernel tries them.

@@ -15,6 +15,8 @@
 //! | [`pods`] | rules of pods as the daemon sees them | 02 §6.7, §7; 04 §12 |
 //! | [`links`] | interfaces, and news of them | 04 §9 |
 //!
+//! | [`testing`] | what a host holds, compared with what it should hold | 05 §18 |
+//!
 //! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod` and what they stand on.
 
 #[cfg(feature = "host")]
@@ -41,6 +43,8 @@ pub mod prefix;
 pub mod rule;
 pub mod sysctl;
 pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::Error;
 pub use mac::MacAddr;

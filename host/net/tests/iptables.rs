@@ -204,12 +204,13 @@ fn bad_input_is_refused_before_anything_is_written() {
 fn nft_table(cidrs: &[&str]) -> String {
     let exempt: String = cidrs.iter().map(|c| format!("\t\tcounter packets 0 bytes 0 ip daddr {c} return\n")).collect();
     format!(
-        "table ip aws-cni {{\n\tchain snat-mark {{\n{exempt}\
-         \t\tcounter packets 0 bytes 0 ct mark set ct mark | 0x00000080\n\t}}\n\n\tchain nat-prerouting {{\n\
+        "table ip aws-cni {{\n\tchain nat-prerouting {{\n\
          \t\ttype nat hook prerouting priority dstnat + 10; policy accept;\n\
          \t\tfib daddr type local return\n\
          \t\tiifname \"eni*\" counter packets 0 bytes 0 jump snat-mark\n\
-         \t\tcounter packets 0 bytes 0 meta mark set ct mark & 0x00000080\n\t}}\n}}\n"
+         \t\tcounter packets 0 bytes 0 meta mark set ct mark & 0x00000080\n\t}}\n\n\
+         \tchain snat-mark {{\n{exempt}\
+         \t\tcounter packets 0 bytes 0 ct mark set ct mark | 0x00000080\n\t}}\n}}\n"
     )
 }
 

@@ -134,6 +134,14 @@ impl Iptables {
         }
     }
 
+    /// Chains and rules of all tables that there are, one line each, without counters.
+    ///
+    /// # Errors
+    /// [`Error::Command`].
+    pub fn listing(&self) -> Result<Vec<String>, Error> {
+        Ok(ruleset::listing(&self.programs.save_present()?))
+    }
+
     /// Makes sure that the addresses which pods use for egress in the other family are reached from nowhere else, or
     /// takes that rule away (spec 04 §8.3). `family` is that of these addresses, and of this program: `iptables` where
     /// pods are IPv6, `ip6tables` where they are IPv4 and `ENABLE_V6_EGRESS` is set. Returns the number of changes.

@@ -185,6 +185,23 @@ pub fn parse_table(name: &str, saved: &str) -> Table {
     table
 }
 
+/// Chains and rules in the output of `iptables-save`: `nat -A POSTROUTING …`. Chains of the kernel without rules are
+/// left out, as looking at a table makes them.
+pub(super) fn listing(saved: &str) -> Vec<String> {
+    let mut table = "";
+    let mut lines = Vec::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if line.starts_with("-A ") {
+            lines.push(format!("{table} {line}"));
+        } else if let Some(chain) = line.strip_prefix(':').and_then(|l| l.split_once(" - ")) {
+            lines.push(format!("{table} -N {}", chain.0));
+        }
+    }
+    lines
+}
+
 fn split(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

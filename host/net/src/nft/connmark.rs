@@ -134,11 +134,11 @@ impl Connmark {
                 edits.push(Edit::DeleteChain { chain: chain.clone() });
             }
         }
-        if !marking_stays {
-            edits.push(Edit::AddChain { chain: MARK_CHAIN.to_owned(), base: None });
-        }
         if !base_stays {
             edits.push(Edit::AddChain { chain: BASE_CHAIN.to_owned(), base: Some(wanted_base()) });
+        }
+        if !marking_stays {
+            edits.push(Edit::AddChain { chain: MARK_CHAIN.to_owned(), base: None });
         }
         edits.extend(self.plan_base(base.filter(|_| base_stays).map_or(&[], |c| c.rules.as_slice())));
         edits.extend(self.plan_marking(marking.filter(|_| marking_stays).map_or(&[], |c| c.rules.as_slice())));

@@ -15,6 +15,7 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 /// A network namespace of the test's own; gone when dropped.
 pub struct Namespace {
     name: String,
+    is_owner: bool,
 }
 
 impl Namespace {
@@ -23,13 +24,18 @@ impl Namespace {
         let name = format!("rsv-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         match Command::new("ip").args(["netns", "add", &name]).output() {
             Ok(made) if made.status.success() => {
-                let namespace = Self { name };
+                let namespace = Self { name, is_owner: true };
                 namespace.ip("link set lo up");
                 Some(namespace)
             }
             Ok(refused) => skip(test, String::from_utf8_lossy(&refused.stderr).trim()),
             Err(error) => skip(test, &format!("ip: {error}")),
         }
+    }
+
+    /// A second handle, which does not keep it.
+    pub fn again(other: &Self) -> Self {
+        Self { name: other.name.clone(), is_owner: false }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -109,7 +115,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        if self.is_owner {
+            let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        }
     }
 }
 
