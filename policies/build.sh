@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds the policy components: the built-in one and the examples, each to a policy.wasm beside its source.
+# Builds the policy components: the built-in one, the adaptive one and the examples, each to a policy.wasm beside its source.
 #
 #   policies/build.sh            all of them
-#   policies/build.sh default    one, by the name of its directory
+#   policies/build.sh default    one, by the name of its directory: default, adaptive or an example
 #   OUT=DIR policies/build.sh    writes DIR/NAME.wasm instead, to compare with what is committed
 #
 # Needs `rustup target add wasm32-wasip2`. The lock files and rust-toolchain.toml pin what goes in, and no path of the
-# machine is kept: the built-in component comes out the same, byte for byte, on every machine. (The examples do where the
+# machine is kept: the built-in and the adaptive component come out the same, byte for byte, on every machine. (The examples do where the
 # tree lies at the same path: their SDK is outside of their own workspace, so its path orders their functions.)
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,10 +27,12 @@ build() { # name, file name of the component, directory, cargo arguments
 }
 
 wanted=${1:-all}
-if [ "$wanted" = all ] || [ "$wanted" = default ]; then
-    profile=policy
-    build default reservoir_policy_default.wasm policies/default -p reservoir-policy-default --profile policy
-fi
+for name in default adaptive; do
+    if [ "$wanted" = all ] || [ "$wanted" = "$name" ]; then
+        profile=policy
+        build "$name" "reservoir_policy_$name.wasm" "policies/$name" -p "reservoir-policy-$name" --profile policy
+    fi
+done
 for dir in policies/examples/*/; do
     name=$(basename "$dir")
     [ -f "$dir/Cargo.toml" ] || continue

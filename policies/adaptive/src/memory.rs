@@ -1,0 +1,240 @@
+//! What the policy has seen, in the memo: how many pods came within a moment and within a minute, fading with time, and
+//! by the time of day.
+//!
+//! An empty memo (a new node, a restarted daemon, a new component) is a careful one: it expects a whole interface's worth
+//! of pods, and believes less of that as time passes without them.
+
+use reservoir_policy_sdk::{Minute, Node};
+
+/// Seconds that a moment takes: what comes within it must find its addresses there already, as more take 0.3 to 0.5 s.
+pub const MOMENT: u64 = 2;
+/// Half of what was seen is forgotten in so many seconds.
+pub const HALF_LIFE: u64 = 4 * 3600;
+/// Pieces of the day that are remembered by themselves, and the seconds of each.
+const PIECES: usize = 96;
+const PIECE: u64 = 86_400 / PIECES as u64;
+/// Parts of a pod, so that what fades a little at a time fades.
+const FINE: u64 = 1 << 24;
+/// Seconds of one step of fading.
+const STEP: u64 = 900;
+const VERSION: u8 = 1;
+
+/// The memo of sizing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// When it was last written, seconds since the epoch.
+    at: u64,
+    /// The running minute of the history and the one before, as they were then.
+    seen: [Minute; 2],
+    /// Minutes that the history had.
+    minutes: u8,
+    /// Pods that came in each of the last seconds, newest first.
+    moments: [u32; MOMENT as usize],
+    /// Most pods in a moment, fading, in parts.
+    moment: u64,
+    /// Most pods in a minute, fading, in parts.
+    minute: u64,
+    /// Most IPs that pods held at one time, fading, in parts.
+    peak: u64,
+    /// Most pods in a moment of the running piece of the day.
+    today: u8,
+    /// The same of each piece the day before; half as sure with each day without.
+    by_day: [u8; PIECES],
+}
+
+impl Memory {
+    /// What is known on this node now: what `memo` tells, what the history tells, and what came since.
+    #[must_use]
+    pub fn of(node: &Node, memo: &[u8], most: u32) -> Self {
+        match Self::read(memo) {
+            Some(mut memory) if memory.at <= node.now => {
+                memory.go_on(node);
+                memory
+            }
+            _ => Self::first(node, most),
+        }
+    }
+
+    /// Expects `most` at any moment; a minute of the history may have had more.
+    fn first(node: &Node, most: u32) -> Self {
+        let seen = node.history.iter().map(|m| m.adds).max().unwrap_or(0);
+        let expected = u64::from(most) * FINE;
+        Self {
+            at: node.now,
+            seen: seen_of(&node.history),
+            minutes: length(&node.history),
+            moments: [0; MOMENT as usize],
+            moment: expected,
+            minute: expected.max(u64::from(seen) * FINE),
+            peak: u64::from(peak(node)) * FINE,
+            today: 0,
+            by_day: [0; PIECES],
+        }
+    }
+
+    fn go_on(&mut self, node: &Node) {
+        let passed = node.now - self.at;
+        let came = self.came(&node.history, passed);
+        self.moment = fade(self.moment, passed);
+        self.minute = fade(self.minute, passed);
+        self.peak = fade(self.peak, passed).max(u64::from(peak(node)) * FINE);
+        self.turn_pieces(node.now, passed);
+        let shift = usize::try_from(passed).unwrap_or(usize::MAX).min(self.moments.len());
+        self.moments.rotate_right(shift);
+        self.moments[..shift].fill(0);
+        self.moments[0] = self.moments[0].saturating_add(came);
+        let moment = self.now();
+        self.moment = self.moment.max(u64::from(moment) * FINE);
+        self.today = self.today.max(u8::try_from(moment).unwrap_or(u8::MAX));
+        let minute = node.history.iter().take(2).map(|m| m.adds).max().unwrap_or(0);
+        self.minute = self.minute.max(u64::from(minute) * FINE);
+        self.at = node.now;
+        self.seen = seen_of(&node.history);
+        self.minutes = length(&node.history);
+    }
+
+    /// Closes the pieces of the day that are over.
+    fn turn_pieces(&mut self, now: u64, passed: u64) {
+        let (first, last) = (self.at / PIECE, now / PIECE);
+        let over = usize::try_from(last - first).unwrap_or(usize::MAX).min(2 * PIECES);
+        let first = piece(self.at);
+        if passed > 0 && over > 0 {
+            let known = &mut self.by_day[first];
+            *known = (*known / 2).max(self.today);
+            self.today = 0;
+        }
+        for i in 1..over {
+            self.by_day[(first + i) % PIECES] /= 2;
+        }
+    }
+
+    /// Pods that came since the memo was written.
+    fn came(&self, history: &[Minute], passed: u64) -> u32 {
+        let [running, before] = seen_of(history);
+        let [known, known_before] = &self.seen;
+        // A minute that is over does not change any more: if the one before is another, a new one has begun.
+        let same = length(history) == self.minutes && before == *known_before && running.adds >= known.adds;
+        if same && passed < 120 {
+            running.adds - known.adds
+        } else if passed < 60 {
+            running.adds.saturating_add(before.adds.saturating_sub(known.adds))
+        } else {
+            // Nothing was asked for a minute or more: whatever came, came with the running one.
+            running.adds
+        }
+    }
+
+    /// Pods that came in the moment that has just passed.
+    #[must_use]
+    pub fn now(&self) -> u32 {
+        self.moments.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// Most IPs that pods held at one time, of late.
+    #[must_use]
+    pub fn peak(&self) -> u32 {
+        whole(self.peak)
+    }
+
+    /// Most pods that a moment may bring now.
+    #[must_use]
+    pub fn moment(&self) -> u32 {
+        let p = piece(self.at);
+        let by_day = self.by_day[p].max(self.by_day[(p + 1) % PIECES]);
+        whole(self.moment).max(u32::from(by_day))
+    }
+
+    /// Most pods that a minute may bring now.
+    #[must_use]
+    pub fn minute(&self) -> u32 {
+        whole(self.minute).max(self.moment())
+    }
+
+    /// As a memo.
+    #[must_use]
+    pub fn write(&self) -> Vec<u8> {
+        let mut out = vec![VERSION, self.minutes, self.today];
+        for n in [self.at, self.moment, self.minute, self.peak] {
+            out.extend(n.to_le_bytes());
+        }
+        let seen = self
+            .seen
+            .iter()
+            .flat_map(|m| [m.adds, m.deletes, m.starved, m.peak_assigned, m.ec2_calls, m.ec2_throttled]);
+        for n in seen.chain(self.moments) {
+            out.extend(n.to_le_bytes());
+        }
+        out.extend(self.by_day);
+        out
+    }
+
+    fn read(memo: &[u8]) -> Option<Self> {
+        let mut rest = memo;
+        let mut take = |n: usize| -> Option<&[u8]> {
+            let (taken, left) = rest.split_at_checked(n)?;
+            rest = left;
+            Some(taken)
+        };
+        let &[VERSION, minutes, today] = take(3)? else { return None };
+        let mut long = || Some(u64::from_le_bytes(take(8)?.try_into().ok()?));
+        let (at, moment, minute, peak) = (long()?, long()?, long()?, long()?);
+        let mut short = || Some(u32::from_le_bytes(take(4)?.try_into().ok()?));
+        let mut seen = || {
+            Some(Minute {
+                adds: short()?,
+                deletes: short()?,
+                starved: short()?,
+                peak_assigned: short()?,
+                ec2_calls: short()?,
+                ec2_throttled: short()?,
+            })
+        };
+        let seen = [seen()?, seen()?];
+        let mut moments = [0; MOMENT as usize];
+        for n in &mut moments {
+            *n = short()?;
+        }
+        let by_day = take(PIECES)?.try_into().ok()?;
+        rest.is_empty().then_some(Self { at, seen, minutes, moments, moment, minute, peak, today, by_day })
+    }
+}
+
+/// Most IPs that pods held in the running minute or the one before, or hold now.
+fn peak(node: &Node) -> u32 {
+    let now = node.enis.iter().flat_map(|e| &e.cidrs).fold(0_u32, |sum, c| sum.saturating_add(c.assigned));
+    node.history.iter().take(2).map(|m| m.peak_assigned).fold(now, u32::max)
+}
+
+const QUIET: Minute = Minute { adds: 0, deletes: 0, starved: 0, peak_assigned: 0, ec2_calls: 0, ec2_throttled: 0 };
+
+fn seen_of(history: &[Minute]) -> [Minute; 2] {
+    let at = |i: usize| history.get(i).copied().unwrap_or(QUIET);
+    [at(0), at(1)]
+}
+
+fn length(history: &[Minute]) -> u8 {
+    u8::try_from(history.len()).unwrap_or(u8::MAX)
+}
+
+fn piece(now: u64) -> usize {
+    usize::try_from(now % 86_400 / PIECE).unwrap_or(0) % PIECES
+}
+
+/// What is left of `amount` after so many seconds: about half of it after each half-life.
+fn fade(amount: u64, passed: u64) -> u64 {
+    let mut left = amount;
+    // What is older than that is forgotten.
+    let mut passed = passed.min(32 * HALF_LIFE);
+    while passed > 0 && left > 0 {
+        let step = passed.min(STEP);
+        // ln 2 = 0.693.
+        left -= left * step / 1000 * 693 / HALF_LIFE;
+        passed -= step;
+    }
+    left
+}
+
+/// Whole pods, rounded up.
+fn whole(fine: u64) -> u32 {
+    u32::try_from(fine.div_ceil(FINE)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,133 @@
+//! How to get there: what is missing on attached interfaces first, what is too many from the emptiest, an interface only
+//! when it was not needed for an hour.
+
+use std::cmp::Reverse;
+
+use reservoir_policy_sdk::{Assign, Cidr, CidrId, CreateEni, Eni, EniTraits, Gate, Growth, Node, Note, Plan, Targets};
+
+use crate::pool::{Pool, idle_seconds, spare};
+use crate::sizing::{SPARED_CALLS, div_ceil};
+
+/// Seconds for which an interface must have been of no use before it is removed.
+const USELESS_SECONDS: u32 = 3600;
+/// Minutes whose most pods the other interfaces must be able to hold.
+const LOOK_BACK: usize = 60;
+
+/// The plan for `node`: hold `minimum-ips` addresses on each card, no fewer and no more, and `warm-enis` interfaces.
+///
+/// # Errors
+/// Fewer or more targets than cards.
+pub fn decide(node: &Node, targets: &[Targets]) -> Result<Plan, String> {
+    if targets.len() != node.cards.len() {
+        return Err("one target per card is needed".to_owned());
+    }
+    let mut plan = Plan { grow: vec![], release: vec![], remove: vec![], drain: vec![], note: Note::because("") };
+    let mut reasons = Vec::with_capacity(node.cards.len());
+    for (card, target) in node.cards.iter().zip(targets) {
+        let pool = Pool::new(node, card);
+        reasons.push(["card ", &card.index.to_string(), ": ", &plan_card(node, &pool, target, &mut plan)].concat());
+    }
+    plan.note.reason = reasons.join("; ");
+    Ok(plan)
+}
+
+/// Adds one card's part and says why.
+fn plan_card(node: &Node, pool: &Pool<'_>, target: &Targets, plan: &mut Plan) -> String {
+    let held = pool.total + pool.in_flight();
+    let wanted = i64::from(target.minimum_ips).max(pool.assigned + i64::from(pool.card.waiting));
+    let short = pool.interfaces() < i64::from(target.warm_enis) && pool.room();
+    if wanted > held {
+        let missing = div_ceil(wanted - held, pool.unit_ips);
+        let mut ways = grow(node, pool, missing);
+        // Slots for what a minute may bring: an interface takes seconds to come.
+        if short {
+            ways.push(create(node, pool));
+        }
+        let reason = match (ways.first(), node.gates.grow) {
+            (None, _) => "no free slots",
+            (_, Gate::Open) => "more",
+            _ => "more, growth is held up",
+        };
+        if node.gates.grow == Gate::Open {
+            plan.grow.extend(ways);
+        }
+        return [reason, ": ", &missing.to_string()].concat();
+    }
+    if short && node.gates.grow == Gate::Open {
+        plan.grow.push(create(node, pool));
+        return "one interface more".to_owned();
+    }
+    let over = (held - wanted) / pool.unit_ips;
+    if over > 0 && node.gates.release == Gate::Open {
+        let ids = release(node, pool, usize::try_from(over).unwrap_or(usize::MAX));
+        let reason = ["give back: ", &ids.len().to_string()].concat();
+        plan.release.extend(ids);
+        return reason;
+    }
+    if node.gates.remove == Gate::Open
+        && node.gates.ec2_calls_left >= SPARED_CALLS
+        && let Some(eni) = useless(node, pool, target)
+    {
+        plan.remove.push(eni.id.clone());
+        return ["remove ", &eni.id].concat();
+    }
+    "enough".to_owned()
+}
+
+/// Ways to have `missing` units more, best first: one call that brings all of them, then the largest step.
+fn grow(node: &Node, pool: &Pool<'_>, missing: i64) -> Vec<Growth> {
+    let mut enis: Vec<(&Eni, i64)> =
+        pool.enis.iter().map(|e| (*e, pool.free_slots(e))).filter(|(_, n)| *n > 0).collect();
+    // The fullest that takes all of it; else the emptiest.
+    enis.sort_by_key(|(_, free)| if *free >= missing { (false, *free) } else { (true, -free) });
+    let units = |n: i64| u32::try_from(n.min(missing)).unwrap_or(u32::MAX);
+    enis
+        .into_iter()
+        .map(|(eni, free)| Growth::Assign(Assign { eni: eni.id.clone(), unit: node.unit, count: units(free) }))
+        .collect()
+}
+
+fn create(node: &Node, pool: &Pool<'_>) -> Growth {
+    let count = u32::try_from(pool.with_interface()).unwrap_or(u32::MAX);
+    Growth::CreateEni(CreateEni { card: pool.card.index, unit: node.unit, count })
+}
+
+/// Up to `most` CIDRs to give back: from the interface with the fewest pods, so that it runs empty, and those that were
+/// used longest ago.
+fn release(node: &Node, pool: &Pool<'_>, most: usize) -> Vec<CidrId> {
+    let mut spares: Vec<(&Eni, &Cidr)> =
+        pool.enis.iter().flat_map(|e| e.cidrs.iter().map(move |c| (*e, c))).filter(|(_, c)| spare(node, c)).collect();
+    spares.sort_by_key(|(eni, cidr)| {
+        (eni.has(EniTraits::PRIMARY), pods(eni), Reverse(eni.device_index), Reverse(idle_seconds(cidr)))
+    });
+    let left_over = pool.enis.iter().flat_map(|e| &e.cidrs).filter(|c| !c.serving && c.idle()).map(|c| c.id);
+    left_over.chain(spares.into_iter().take(most).map(|(_, c)| c.id)).collect()
+}
+
+fn pods(eni: &Eni) -> u32 {
+    eni.cidrs.iter().fold(0, |sum, c| sum.saturating_add(c.assigned))
+}
+
+/// An interface without which the node would have had enough slots for an hour, and has enough now.
+fn useless<'a>(node: &Node, pool: &Pool<'a>, target: &Targets) -> Option<&'a Eni> {
+    let kept = EniTraits::PRIMARY | EniTraits::TRUNK | EniTraits::EFA;
+    let peak = node.history.iter().take(LOOK_BACK).map(|m| m.peak_assigned).max().unwrap_or(0);
+    let open: i64 =
+        pool.enis.iter().filter(|e| !e.traits.intersects(EniTraits::CLOSED)).count().try_into().unwrap_or(0);
+    let capacity = (open - 1).saturating_mul(pool.slots).saturating_mul(pool.unit_ips);
+    pool.enis
+        .iter()
+        .copied()
+        .filter(|e| !e.traits.intersects(kept) && e.age_seconds >= 60 && pods(e) == 0)
+        .filter(|e| e.cidrs.iter().all(Cidr::idle))
+        .filter(|e| {
+            if e.has(EniTraits::EXCLUDED) {
+                return true;
+            }
+            let held: i64 = e.cidrs.iter().filter(|c| c.serving).map(|c| i64::from(c.size)).sum();
+            let long = e.age_seconds >= USELESS_SECONDS && e.cidrs.iter().all(|c| idle_seconds(c) >= USELESS_SECONDS);
+            let enough = pool.total + pool.in_flight() - held >= i64::from(target.minimum_ips);
+            long && enough && open > i64::from(target.warm_enis) && i64::from(peak) <= capacity
+        })
+        .min_by_key(|e| (!e.has(EniTraits::EXCLUDED), e.cidrs.len(), Reverse(e.device_index)))
+}

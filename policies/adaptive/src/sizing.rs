@@ -1,0 +1,170 @@
+//! How much: addresses that are ready for what a moment may bring, interfaces with slots for what a minute may bring, and
+//! nothing given back before it has cost as much as having it again.
+
+use reservoir_policy_sdk::{Cidr, Gate, Node, Note, Sizes, Targets, Unit};
+
+use crate::memory::Memory;
+use crate::pool::{Pool, idle_seconds, spare};
+
+/// Address-seconds that a call is worth: idle addresses are given back when what they have cost together, one call to
+/// give them back and one to have others later, would have paid for.
+pub const PRICE: i64 = 20 * 60;
+/// So many pods may all come before a call is answered.
+const SMALL: i64 = 6;
+/// Seconds until the next look, if nothing happens before.
+const LOOK: u32 = 600;
+/// Calls of a minute that are kept for pods: with fewer left nothing is given back.
+pub const SPARED_CALLS: u32 = 30;
+/// Minutes for which a node that was throttled is careful with calls.
+const CAREFUL_MINUTES: usize = 10;
+
+/// The totals to hold, one per card.
+#[must_use]
+pub fn decide(node: &Node, memo: &[u8]) -> Sizes {
+    let expected = i64::from(node.limits.slots_per_eni).min(node.limits.max_pods.into());
+    let memory = Memory::of(node, memo, u32::try_from(expected).unwrap_or(u32::MAX));
+    let mut reasons = Vec::with_capacity(node.cards.len());
+    let mut wake = LOOK;
+    let mut targets = Vec::with_capacity(node.cards.len());
+    for card in &node.cards {
+        let pool = Pool::new(node, card);
+        let wish = Wish::of(node, &pool, &memory);
+        let (hold, reason, sooner) = wish.hold(node, &pool);
+        wake = wake.min(sooner);
+        reasons.push(["card ", &number(card.index.into()), ": ", &reason].concat());
+        targets.push(Targets { warm_enis: ips(wish.interfaces), ..Targets::hold(ips(hold)) });
+    }
+    let note = Note {
+        reason: reasons.join("; "),
+        wake_after_seconds: Some(wake.max(1)),
+        refresh_subnets: false,
+        memo: memory.write(),
+    };
+    Sizes { targets, note }
+}
+
+/// What is wanted of one card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wish {
+    /// Ready addresses: with fewer, more are asked for.
+    low: i64,
+    /// What exceeds these may go.
+    high: i64,
+    /// So many there are after more were asked for; in a burst more than `high`.
+    more: i64,
+    /// Interfaces to have.
+    interfaces: i64,
+    /// Address-seconds that idle addresses may cost before they go.
+    price: i64,
+    /// No pod has come of late.
+    settled: bool,
+}
+
+impl Wish {
+    fn of(node: &Node, pool: &Pool<'_>, memory: &Memory) -> Self {
+        // More than the documented default keeps at least is never worth it: slots are filled in half a second.
+        let most = match node.unit {
+            Unit::Ip => pool.slots,
+            Unit::Prefix => pool.unit_ips,
+        };
+        let careful = node.history.iter().take(CAREFUL_MINUTES).any(|m| m.ec2_throttled > 0);
+        // Where calls take longer, what a minute brings must be there already.
+        let expected = if careful { memory.minute().into() } else { in_a_call(memory.moment().into()) };
+        let mut low = (expected + 1).min(most);
+        let mut price = if careful { 4 * PRICE } else { PRICE };
+        // In a burst: as many more in the next moment as in the last.
+        let now = i64::from(memory.now());
+        let burst = in_a_call(now);
+        let mut batch = low / 4 + 1;
+        if scarce(node) {
+            (low, batch, price) = (low.min(2), 1, price / 4);
+        }
+        if node.draining {
+            (low, batch, price) = (0, 0, 0);
+        }
+        // No more pods than the node may run will come, and the cooling addresses are no use to them.
+        let most_needed = (i64::from(node.limits.max_pods) - pool.assigned - i64::from(pool.card.waiting)).max(0);
+        low = low.min(most_needed);
+        let high = (low + batch).min(most_needed).max(low);
+        let burst = if node.draining { 0 } else { burst.min(most_needed) };
+        let per_interface = pool.slots.saturating_mul(pool.unit_ips).max(1);
+        // What a burst like the last ones, or three times what has come already, will have brought when it is over; before
+        // it has begun, no more than the node has seen of late.
+        let whole = pool.needed() - now + i64::from(memory.minute()).max(3 * now);
+        let begun = now > SMALL / 2;
+        let minute = if begun { whole } else { whole.min(i64::from(memory.peak()) + low) };
+        let interfaces = div_ceil(minute.max(pool.needed() + low), per_interface).max(1);
+        Self { low: low.max(burst), high, more: high.max(low.max(burst) + burst), interfaces, price, settled: now == 0 }
+    }
+
+    /// The total to hold, why, and in how many seconds to look again.
+    fn hold(&self, node: &Node, pool: &Pool<'_>) -> (i64, String, u32) {
+        let (ready, soon, now) = (pool.ready(), pool.soon(), pool.total + pool.in_flight());
+        let numbers = [number(soon).as_str(), " ready of ", &number(self.low), " to ", &number(self.high)].concat();
+        if soon < self.low {
+            let more = div_ceil(self.more - soon, pool.unit_ips) * pool.unit_ips;
+            return (now + more, [numbers.as_str(), ": ", &number(more), " more"].concat(), LOOK);
+        }
+        // Pods are coming, or what was asked for them: what exceeds now is theirs.
+        let settled = self.settled && pool.in_flight() == 0;
+        let surplus = if settled { (ready - self.high) / pool.unit_ips } else { 0 };
+        let (count, cost) = cost(node, pool, surplus);
+        if count == 0 {
+            return (now, [numbers.as_str(), ": enough"].concat(), LOOK);
+        }
+        let less = count * pool.unit_ips;
+        if cost < self.price {
+            let left = u32::try_from(div_ceil(self.price - cost, less)).unwrap_or(LOOK);
+            return (now, [numbers.as_str(), ": ", &number(less), " too many, kept for now"].concat(), left.min(LOOK));
+        }
+        if node.gates.release != Gate::Open || node.gates.ec2_calls_left < SPARED_CALLS {
+            return (now, [numbers.as_str(), ": ", &number(less), " too many, not now"].concat(), 60);
+        }
+        (now - less, [numbers.as_str(), ": ", &number(less), " too many"].concat(), LOOK)
+    }
+}
+
+/// How many of `surplus` units can be given back, and the address-seconds that those have cost: a surplus is as old as
+/// the addresses that were used last.
+fn cost(node: &Node, pool: &Pool<'_>, surplus: i64) -> (i64, i64) {
+    let spares = pool.enis.iter().flat_map(|e| &e.cidrs).filter(|c| spare(node, c));
+    let mut idle: Vec<i64> = spares.map(|c| seconds(c)).collect();
+    idle.sort_unstable();
+    let count = surplus.max(0).min(i64::try_from(idle.len()).unwrap_or(i64::MAX));
+    let cost = idle.iter().take(usize::try_from(count).unwrap_or(0)).sum::<i64>();
+    (count, cost.saturating_mul(pool.unit_ips))
+}
+
+fn seconds(cidr: &Cidr) -> i64 {
+    idle_seconds(cidr).into()
+}
+
+/// Fewer than a tenth of the addresses of the subnets that the node may use are free.
+fn scarce(node: &Node) -> bool {
+    let (mut free, mut all) = (0_u64, 0_u64);
+    for subnet in node.subnets.iter().filter(|s| s.standing == reservoir_policy_sdk::Standing::Eligible) {
+        let length = subnet.cidr.rsplit_once('/').and_then(|(_, length)| length.parse::<u32>().ok());
+        let (Some(length), Some(known)) = (length, subnet.free_ips) else { return false };
+        free += u64::from(known);
+        all += 1_u64 << 32_u32.saturating_sub(length).min(32);
+    }
+    free * 10 < all
+}
+
+/// Of the pods that a moment brings, those that come before a call is answered: all of a few, a quarter of many.
+fn in_a_call(pods: i64) -> i64 {
+    if pods <= SMALL { pods } else { SMALL + div_ceil(pods - SMALL, 4) }
+}
+
+/// ⌈x / y⌉ for x ≥ 0, y ≥ 1.
+pub(crate) fn div_ceil(x: i64, y: i64) -> i64 {
+    x.saturating_add(y - 1) / y
+}
+
+fn ips(n: i64) -> u32 {
+    u32::try_from(n.max(0)).unwrap_or(u32::MAX)
+}
+
+fn number(n: i64) -> String {
+    n.to_string()
+}
