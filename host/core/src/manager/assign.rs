@@ -25,6 +25,10 @@ impl Manager {
     /// Asks for more on an attached interface.
     pub(super) fn start_assign(&mut self, now: Now, a: &Growing) -> Result<(), String> {
         let eni = self.cards.eni(&a.eni).ok_or("I12: it is gone")?;
+        if self.is_closed(eni) {
+            // Known as a trunk, or excluded, since the plan was made.
+            return Err("I5: a closed interface".to_owned());
+        }
         let (card, subnet) = (eni.card, eni.subnet.clone());
         let count = self.within_free(now, &subnet, a.unit, a.count, 0);
         let request = Request::AssignPrivateIpAddresses { eni: a.eni.clone(), unit: a.unit, count };

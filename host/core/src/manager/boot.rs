@@ -18,12 +18,8 @@ impl Manager {
         self.journal = journal;
         self.booted_at = now;
         self.next_look = now.mono + super::SLOW;
+        self.note_blocks(attached);
         for interface in attached {
-            let subnet =
-                if self.is_ipv6() { interface.subnet_ipv6_cidr } else { interface.subnet_cidr.map(IpNet::from) };
-            if let Some(cidr) = subnet {
-                self.subnet_cidrs.insert(interface.subnet.clone(), cidr);
-            }
             let id = &interface.eni;
             let address = self.own_address(interface.primary, &interface.ipv6);
             let nets: Vec<IpNet> =

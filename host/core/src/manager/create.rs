@@ -14,6 +14,8 @@ use crate::store::{EniSpec, Time};
 
 /// Seconds for which the primary interface's security groups are.
 const GROUPS_FRESH: Duration = Duration::from_secs(30);
+/// Times that IMDS is asked for the block of a subnet that EC2 does not list: half a minute in all.
+const BLOCK_TRIES: u32 = 5;
 /// Highest usable device index (spec 01 §1.9).
 const MAX_DEVICE: u32 = 99;
 
@@ -45,6 +47,8 @@ enum Stage {
     Attach,
     /// An attach failed in a way that leaves open whether it happened, or on which index it may.
     Look,
+    /// EC2 does not list the subnet (it is of another account, or may not be listed): IMDS tells its block.
+    Block,
     SetUp,
 }
 
@@ -154,6 +158,7 @@ impl Manager {
                 Stage::Look => {
                     break Some(Request::DescribeInstance { instance: self.settings.instance.instance_id.clone() });
                 }
+                Stage::Block => break Some(Request::AttachedInterfaces),
                 Stage::SetUp => break None,
             }
         };
@@ -360,6 +365,12 @@ impl Manager {
                 job.stage = Stage::Attach;
             }
             (Stage::Look, Err(error)) => return self.create_failed(now, *job, error),
+            (Stage::Block, answer) => {
+                if let Ok(Answer::Attached(list)) = &answer {
+                    self.note_blocks(list);
+                }
+                return self.set_up_made(now, id, job);
+            }
             (_, Err(error)) => return self.create_failed(now, *job, error),
             (_, Ok(other)) => {
                 self.unexpected("CreateNetworkInterface", &other);
@@ -375,8 +386,7 @@ impl Manager {
 
     /// EC2 has taken the attachment: the kernel shows the rest.
     fn attached(&mut self, now: Now, id: JobId, mut job: Box<Create>, attachment: String) {
-        let (Some(made), Some(device)) = (job.made.clone(), job.device) else { return };
-        job.stage = Stage::SetUp;
+        let Some(made) = &job.made else { return };
         if attachment.is_empty() {
             self.verify(now);
         } else {
@@ -385,12 +395,28 @@ impl Manager {
             job.attachment = Some(attachment);
             self.start_minor(now, "delete on termination", request);
         }
-        let eni = self.spec_of(&made, job.card, device);
+        job.tries = 0;
+        self.set_up_made(now, id, job);
+    }
+
+    /// Has the new interface programmed, once the block of its subnet is known.
+    fn set_up_made(&mut self, now: Now, id: JobId, mut job: Box<Create>) {
+        let (Some(made), Some(device)) = (&job.made, job.device) else { return };
         let Some(subnet_cidr) = self.subnet_block(&made.subnet) else {
-            let message = format!("the address block of {} is not known", made.subnet);
-            let (kind, code) = (ErrorKind::Refused, String::new());
-            return self.create_failed(now, *job, CloudError { api: "DescribeSubnets", kind, code, message });
+            if job.stage == Stage::Block && job.tries >= BLOCK_TRIES {
+                let message = format!("the address block of {} is not known", made.subnet);
+                let (kind, code) = (ErrorKind::Refused, String::new());
+                return self.create_failed(now, *job, CloudError { api: "DescribeSubnets", kind, code, message });
+            }
+            // IMDS shows what was attached a moment ago only after a while.
+            job.stage = Stage::Block;
+            job.tries += 1;
+            job.retry_at = Some(now.mono + retry_delay(Duration::from_secs(1), job.tries, &mut self.random));
+            self.jobs.insert(id, Job::Create(job));
+            return;
         };
+        let eni = self.spec_of(made, job.card, device);
+        job.stage = Stage::SetUp;
         self.jobs.insert(id, Job::Create(job));
         self.out.push(Command::SetUpEni { job: id, eni, subnet_cidr });
     }

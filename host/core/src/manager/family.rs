@@ -45,6 +45,16 @@ impl Manager {
         in_use.or_else(|| listed.first().copied()).into_iter().collect()
     }
 
+    /// Remembers the blocks of subnets that IMDS tells: of those too that EC2 does not list.
+    pub(super) fn note_blocks(&mut self, shown: &[AttachedInterface]) {
+        for interface in shown {
+            let net = if self.is_ipv6() { interface.subnet_ipv6_cidr } else { interface.subnet_cidr.map(IpNet::from) };
+            if let Some(net) = net {
+                self.subnet_cidrs.insert(interface.subnet.clone(), net);
+            }
+        }
+    }
+
     /// The block of the family, of a subnet.
     pub(super) fn subnet_net(&self, subnet: &SubnetFacts) -> Option<IpNet> {
         if self.is_ipv6() { subnet.ipv6_cidr } else { subnet.cidr.map(IpNet::from) }

@@ -199,6 +199,7 @@ impl Manager {
             Ok(_) => return self.log(Level::Warn, "IMDS lists no interface: ignored".to_owned()),
             Err(error) => return self.log(Level::Warn, format!("IMDS cannot be read: {error}")),
         };
+        self.note_blocks(&list);
         let shown: HashSet<(String, IpNet)> = list
             .iter()
             .filter(|i| self.cards.eni(&i.eni).is_some())

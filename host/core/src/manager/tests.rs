@@ -51,6 +51,8 @@ struct World {
     announced: Vec<Feature>,
     tagged: BTreeSet<String>,
     decisions: u32,
+    /// Blocks of the subnets of interfaces that were programmed.
+    programmed: Vec<String>,
 }
 
 /// EC2: one subnet, interfaces with addresses.
@@ -60,6 +62,8 @@ struct Ec2 {
     next: u32,
     /// The card of those that are not on card 0.
     cards: BTreeMap<String, u32>,
+    /// The subnets of those that are not in subnet-1.
+    subnets: BTreeMap<String, String>,
     /// What interfaces were made with: subnet and groups.
     made: Vec<(String, Vec<String>)>,
     trunk: Option<String>,
@@ -115,6 +119,10 @@ impl Ec2 {
         singles.chain(self.prefixes.get(id).into_iter().flatten().map(|p| IpNet::from(*p))).collect()
     }
 
+    fn subnet(&self, id: &str) -> String {
+        self.subnets.get(id).map_or("subnet-1", String::as_str).to_owned()
+    }
+
     fn card(&self, id: &str) -> u32 {
         self.cards.get(id).copied().unwrap_or(0)
     }
@@ -124,7 +132,7 @@ impl Ec2 {
         Interface {
             eni: id.to_owned(),
             mac: String::new(),
-            subnet: "subnet-1".to_owned(),
+            subnet: self.subnet(id),
             interface_type: match self.types.get(id) {
                 _ if self.trunk.as_deref() == Some(id) => "trunk",
                 other => other.copied().unwrap_or("interface"),
@@ -199,6 +207,9 @@ impl Ec2 {
                 self.made.push((c.subnet.clone(), c.security_groups.clone()));
                 let addresses = (0..singles).map(|_| self.address()).collect();
                 let id = format!("eni-{}", self.next);
+                if c.subnet != "subnet-1" {
+                    self.subnets.insert(id.clone(), c.subnet.clone());
+                }
                 let prefixes = (0..prefixes).map(|_| self.prefix()).collect();
                 self.prefixes.insert(id.clone(), prefixes);
                 if c.ipv6_addresses > 0 {
@@ -279,8 +290,10 @@ impl Ec2 {
                 mac: String::new(),
                 device_index: (*device)?,
                 card: self.card(id),
-                subnet: "subnet-1".to_owned(),
-                subnet_cidr: Some("10.0.0.0/20".parse().unwrap()),
+                subnet: self.subnet(id),
+                subnet_cidr: Some(
+                    if self.subnets.contains_key(id) { "100.64.0.0/24" } else { "10.0.0.0/20" }.parse().unwrap(),
+                ),
                 primary: self.primary(id),
                 secondary: secondary.iter().copied().collect(),
                 prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
@@ -381,6 +394,7 @@ impl World {
             announced: vec![],
             tagged: BTreeSet::new(),
             decisions: 0,
+            programmed: vec![],
         };
         world.commands();
         world
@@ -430,7 +444,8 @@ impl World {
                     let result = self.ec2.call(&request);
                     self.later(delay, Event::Cloud { job, result });
                 }
-                Command::SetUpEni { job, .. } => {
+                Command::SetUpEni { job, subnet_cidr, .. } => {
+                    self.programmed.push(subnet_cidr.to_string());
                     let result = if self.set_up_fails { Err("no link".to_owned()) } else { Ok(()) };
                     self.later(50, Event::EniReady { job, result });
                 }

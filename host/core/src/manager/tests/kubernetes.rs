@@ -54,6 +54,18 @@ fn under_custom_networking_every_other_subnet_is_forbidden() {
 }
 
 #[test]
+fn a_subnet_that_ec2_does_not_list_is_known_from_imds_once_the_interface_is_there() {
+    let mut w = world(Settings { custom_networking: true, ..settings() }, 2);
+    let config = EniConfig { name: "a".to_owned(), subnet: "subnet-pods".to_owned(), ..EniConfig::default() };
+    w.eni_config = Ok(config);
+    w.ec2.faults = [("DescribeSubnets", ErrorKind::Unauthorized)].into();
+    w.run(20);
+    assert_eq!(w.programmed, ["100.64.0.0/24"], "{:?} {:?}", w.calls, w.logs);
+    assert_eq!(w.m.cards().enis().count(), 2);
+    w.check();
+}
+
+#[test]
 fn a_cordoned_node_neither_grows_nor_removes_unless_told_so() {
     let cordoned = NodeFacts { unschedulable: true, ..NodeFacts::default() };
     let mut w = world(settings(), 0);
