@@ -1,0 +1,191 @@
+//! Packets, not only rules: which way they take and what address they have (spec 04 §16), with both kinds of iptables
+//! and both forms of the connmark rules.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use reservoir_net::MacAddr;
+use reservoir_net::eni::{self, EniSetup};
+use reservoir_net::host::{self, HostConfig};
+use reservoir_net::iptables::{Backend, Iptables, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::pod::{self, PodInterface, PodSetup};
+use reservoir_net::rule::Family;
+use support::{Namespace, skip};
+
+const PRIMARY: &str = "02:00:00:00:00:01";
+const SECONDARY: &str = "02:00:00:00:00:02";
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 96, 10);
+const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 97, 31);
+/// Outside the VPC; inside it; in a block that joins it later.
+const INTERNET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 200, 1);
+const LATER: Ipv4Addr = Ipv4Addr::new(100, 64, 9, 1);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node with a pod on its secondary interface, and everything else in another namespace.
+struct World {
+    node: Namespace,
+    pod: Namespace,
+    rest: Namespace,
+}
+
+impl World {
+    fn new(test: &str) -> Option<Self> {
+        let world = Self { node: Namespace::new(test)?, pod: Namespace::new(test)?, rest: Namespace::new(test)? };
+        let (node, rest) = (&world.node, &world.rest);
+        let rest_name = rest.path().file_name()?.to_str()?.to_owned();
+        for (name, mac) in [("eth0", PRIMARY), ("eth1", SECONDARY)] {
+            node.ip(&format!("link add {name} address {mac} type veth peer name {name} netns {rest_name}"));
+            rest.ip(&format!("link set {name} up"));
+        }
+        node.command("sysctl", "-q -w net.ipv4.ip_forward=1");
+        node.ip("link set eth0 up");
+        node.ip(&format!("addr add {NODE}/19 dev eth0"));
+        node.ip("route add default via 10.0.96.1 dev eth0");
+
+        // The router answers on both wires. What EC2 knows, it is told: which wire a pod's address is behind.
+        rest.ip("addr add 10.0.96.1/19 dev eth0");
+        for address in [INTERNET, INSIDE, LATER] {
+            rest.ip(&format!("addr add {address}/32 dev lo"));
+        }
+        rest.ip(&format!("route add {POD} dev eth1"));
+        rest.ip(&format!("neigh add {POD} lladdr {SECONDARY} dev eth1"));
+        for interface in ["all", "default", "eth0", "eth1"] {
+            rest.command("sysctl", &format!("-q -w net.ipv4.conf.{interface}.rp_filter=0"));
+        }
+
+        let config = HostConfig {
+            mtu: 1500,
+            node_port: true,
+            external_snat: false,
+            mark: 0x80,
+            disable_tcp_early_demux: false,
+            family: Family::V4,
+            v6_egress: false,
+            strict_branches: false,
+        };
+        let mac = |text: &str| text.parse::<MacAddr>().unwrap();
+        node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap();
+        let setup = EniSetup {
+            mac: mac(SECONDARY),
+            primary_ip: [10, 0, 100, 20].into(),
+            subnet: "10.0.96.0/19".parse().unwrap(),
+            mtu: 1500,
+            table: 2,
+            rule_configured: false,
+            trunk: false,
+        };
+        node.run(|| eni::set_up(&setup, Duration::ZERO)).unwrap();
+        let interfaces =
+            vec![PodInterface { name: "eth0".to_owned(), host_veth: "eni1".to_owned(), address: POD.into(), table: 2 }];
+        let setup = PodSetup { netns: world.pod.path(), mtu: 1500, interfaces };
+        node.run(|| pod::set_up(&setup)).unwrap();
+        Some(world)
+    }
+
+    fn apply(&self, iptables: &mut Iptables, external_snat: bool, cidrs: &[&str]) {
+        let config = SnatConfig {
+            external_snat,
+            node_port: true,
+            exclude: Vec::new(),
+            randomize: Randomize::Prng,
+            mark: 0x80,
+            veth_prefix: "eni".to_owned(),
+        };
+        let vpc_cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
+        let facts = SnatFacts { primary_interface: "eth0".to_owned(), primary_ip: NODE, vpc_cidrs };
+        self.node.run(|| iptables.apply(&config, &facts)).unwrap();
+    }
+
+    /// Talks from the pod to `destination`, in both directions and several times; tells who it seemed to be there.
+    fn talk(&self, destination: Ipv4Addr) -> IpAddr {
+        let listener = self.rest.run(|| TcpListener::bind((destination, 0))).unwrap();
+        let target: SocketAddr = listener.local_addr().unwrap();
+        let mut pod_end = self.pod.run(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap();
+        let (mut far_end, peer) = listener.accept().unwrap();
+        for end in [&pod_end, &far_end] {
+            end.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let mut received = [0; 4];
+        for _ in 0..3 {
+            pod_end.write_all(b"ping").unwrap();
+            far_end.read_exact(&mut received).unwrap();
+            far_end.write_all(b"pong").unwrap();
+            pod_end.read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"pong");
+        }
+        peer.ip()
+    }
+
+    /// Packets that have left by an interface of the node.
+    fn sent(&self, interface: &str) -> u64 {
+        let path = format!("/sys/class/net/{interface}/statistics/tx_packets");
+        self.node.command("cat", &path).trim().parse().unwrap()
+    }
+
+    /// The interface by which the packets to `destination` leave.
+    fn way(&self, destination: Ipv4Addr) -> (&'static str, IpAddr) {
+        let before = [self.sent("eth0"), self.sent("eth1")];
+        let peer = self.talk(destination);
+        let [eth0, eth1] = [self.sent("eth0") - before[0], self.sent("eth1") - before[1]];
+        // A look for a neighbour is a packet, too: the conversation has more.
+        (if eth0 > eth1 { "eth0" } else { "eth1" }, peer)
+    }
+}
+
+fn each_form(test: &str, run: impl Fn(&World, &mut Iptables)) {
+    for (program, backend) in [
+        ("iptables-legacy", Backend::Iptables),
+        ("iptables-nft", Backend::Iptables),
+        ("iptables-nft", Backend::Nftables),
+        ("iptables-legacy", Backend::Nftables),
+    ] {
+        let Some(world) = World::new(test) else { return };
+        let works = world.node.run(|| Command::new(program).args(["-t", "nat", "-S"]).output());
+        if works.is_ok_and(|o| o.status.success()) {
+            run(&world, &mut Iptables::detect(program).unwrap().with_backend(backend));
+        } else {
+            let _: Option<()> = skip(test, &format!("{program} does not work here"));
+        }
+    }
+}
+
+#[test]
+fn a_pod_on_a_secondary_interface_reaches_the_vpc_as_itself_and_the_rest_as_the_node() {
+    each_form("a_pod_on_a_secondary_interface", |world, iptables| {
+        world.apply(iptables, false, &["10.0.0.0/16"]);
+        assert_eq!(world.way(INSIDE), ("eth1", POD.into()), "{iptables:?}");
+        assert_eq!(world.way(INTERNET), ("eth0", NODE.into()), "{iptables:?}");
+        assert_eq!(world.way(LATER), ("eth0", NODE.into()), "{iptables:?}");
+        // A block joins the VPC while the daemon runs (spec 04 §12.1).
+        world.apply(iptables, false, &["10.0.0.0/16", "100.64.0.0/16"]);
+        assert_eq!(world.way(LATER), ("eth1", POD.into()), "{iptables:?}");
+        assert_eq!(world.way(INTERNET), ("eth0", NODE.into()), "{iptables:?}");
+        // Somebody else translates addresses: all leaves by the pod's own interface.
+        world.apply(iptables, true, &["10.0.0.0/16"]);
+        assert_eq!(world.way(INTERNET), ("eth1", POD.into()), "{iptables:?}");
+    });
+}
+
+#[test]
+fn a_list_that_changes_all_the_time_never_lets_a_packet_out_unmasked() {
+    each_form("a_list_that_changes_all_the_time", |world, iptables| {
+        world.apply(iptables, false, &["10.0.0.0/16"]);
+        std::thread::scope(|scope| {
+            let talking = scope.spawn(|| (0..40).map(|_| world.talk(INTERNET)).collect::<Vec<_>>());
+            let lists: [&[&str]; 2] = [&["10.0.0.0/16", "100.64.0.0/16"], &["10.0.0.0/16"]];
+            for list in lists.iter().cycle() {
+                if talking.is_finished() {
+                    break;
+                }
+                world.apply(iptables, false, list);
+            }
+            let seen = talking.join().unwrap();
+            assert!(seen.iter().all(|peer| *peer == IpAddr::from(NODE)), "{seen:?}");
+        });
+    });
+}
