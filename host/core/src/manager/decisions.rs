@@ -76,6 +76,11 @@ impl Manager {
                 self.ask(now.mono + Duration::from_secs(u64::from(seconds)));
             }
         }
+        let calls = self.minute(now).ec2_calls;
+        if node.gates.grow != Gate::Open && self.gates(now, calls).grow == Gate::Open {
+            // It has opened since the policy was asked.
+            self.ask(now.mono);
+        }
         if let Some(at) = self.cards.next_cooled(now.mono) {
             self.ask(at + Duration::from_millis(1));
         }

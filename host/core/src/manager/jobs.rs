@@ -13,6 +13,7 @@ use super::release::Release;
 use super::remove::Remove;
 use super::{Command, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
+use crate::limits::Hypervisor;
 use crate::policy::{Growth, Unit};
 use crate::store::Time;
 
@@ -139,6 +140,15 @@ impl Manager {
     }
 
     pub(super) fn start_growth(&mut self, now: Now, growth: &Growth) -> Result<(), String> {
+        let unit = match growth {
+            Growth::Assign(a) => a.unit,
+            Growth::CreateEni(c) => c.unit,
+        };
+        let limits = &self.settings.limits;
+        let has_prefixes = limits.hypervisor == Hypervisor::Nitro || limits.bare_metal;
+        if unit == Unit::Prefix && unit != self.settings.unit && !has_prefixes {
+            return Err("I5: the instance type has no prefixes".to_owned());
+        }
         match growth {
             Growth::Assign(a) => self.start_assign(now, a),
             Growth::CreateEni(c) => self.start_create(now, c),

@@ -8,16 +8,33 @@ use std::time::Duration;
 
 use super::types::Block;
 use super::{Manager, Now, jobs::Job};
-use crate::policy::{Family, Gate};
+use crate::ip::IpNet;
+use crate::policy::{Gate, Unit};
 use crate::store::Time;
 
 /// An interface whose addresses are being asked for is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// After so long a start the node grows although such blocks still take slots.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Manager {
+    /// Whether slots are about to be free because the daemon has just started in another mode. An interface made meanwhile
+    /// would be one too many: the reference too gives back first and grows then (spec 01 §2.3).
+    pub(super) fn is_tidying(&self, now: Now) -> bool {
+        let young = now.mono.saturating_sub(self.booted_at.mono) < PATIENCE;
+        let asks_ec2 = self.settings.provisioning && self.settings.ec2 && !self.terminating;
+        if !young || !asks_ec2 || self.is_ipv6() {
+            return false;
+        }
+        let of_other_unit = |net: IpNet| net.is_host() != (self.settings.unit == Unit::Ip);
+        let going = |job: &Job| matches!(job, Job::Release(r) if r.nets().any(of_other_unit));
+        self.jobs.values().any(going) || !self.of_other_unit(now).0.is_empty()
+    }
+
     /// Looks for such blocks when [`Manager::tick`] is next called.
     pub(super) fn sweep_soon(&mut self, now: Now) {
-        if self.settings.family == Family::Ipv4 {
+        if !self.is_ipv6() {
             self.sweep_at = Some(now.mono);
         }
     }

@@ -23,6 +23,10 @@ impl Release {
         self.blocks.iter().map(|b| b.eni.as_str())
     }
 
+    pub fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.blocks.iter().map(|b| b.net)
+    }
+
     pub fn holds(&self, eni: &str, net: &str) -> bool {
         self.blocks.iter().any(|b| b.eni == eni && b.net.to_string() == net)
     }

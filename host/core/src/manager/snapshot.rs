@@ -214,9 +214,10 @@ impl Manager {
             Gate::Open if left == 0 => Gate::OpensIn(rest_of_minute),
             other => other,
         };
+        let tidying = self.is_tidying(now);
         let after = |last: Option<Time>, gap| last.map(|l| l + gap).filter(|when| *when > t);
         Gates {
-            grow: shut(at(self.growth.shut_until(t)), off || ipv6 || cordoned),
+            grow: shut(if tidying { Gate::OpensIn(1) } else { at(self.growth.shut_until(t)) }, off || ipv6 || cordoned),
             release: shut(at(after(self.last_trim, TRIM_GAP)), off || ipv6),
             // Until EC2 was heard nobody knows which one is a trunk or an EFA (I1).
             remove: shut(at(after(self.last_removal, REMOVE_GAP)), off || ipv6 || cordoned || !self.listed),

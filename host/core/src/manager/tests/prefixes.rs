@@ -180,3 +180,33 @@ fn what_ec2_refuses_is_tried_again_at_the_pace_of_releases() {
     assert_eq!(w.count("UnassignPrivateIpAddresses"), 2);
     w.check();
 }
+
+#[test]
+fn slots_that_the_other_setting_left_full_are_freed_before_the_node_grows() {
+    let mut ec2 = mixed();
+    ec2.prefixes.clear();
+    ec2.enis.get_mut("eni-0").unwrap().1.insert(single(3));
+    let mut w = World::with(in_unit(Unit::Prefix), ec2, 1, Journal::default());
+    let pod = w.add("1").unwrap_err();
+    w.run(8);
+    assert_eq!(w.count("CreateNetworkInterface"), 0, "spec 01 §2.3: first give back, then grow: {:?}", w.calls);
+    assert!(w.answers[&pod].is_ok(), "{:?}", w.answers);
+    w.check();
+    // EC2 that will not take them does not keep the node from growing.
+    let mut ec2 = mixed();
+    ec2.prefixes.clear();
+    ec2.enis.get_mut("eni-0").unwrap().1.insert(single(3));
+    let mut w = World::with(in_unit(Unit::Prefix), ec2, 1, Journal::default());
+    w.ec2.faults = vec![("UnassignPrivateIpAddresses", ErrorKind::Throttled); 9].into();
+    w.run(60);
+    assert_eq!(w.m.cards().stats(w.at).prefixes, 1, "{:?}", w.calls);
+}
+
+#[test]
+fn a_type_without_prefixes_is_not_asked_for_any() {
+    let xen = InstanceLimits { hypervisor: crate::limits::Hypervisor::Xen, ..settings().limits };
+    let mut w = World::with(Settings { limits: xen, ..settings() }, mixed(), 9, Journal::default());
+    w.other_unit = Some(Unit::Prefix);
+    w.run(60);
+    assert_eq!(w.count("AssignPrivateIpAddresses") + w.count("CreateNetworkInterface"), 0, "spec 01 §1.4");
+}
