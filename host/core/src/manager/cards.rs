@@ -155,14 +155,15 @@ const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 /// Tag that names the instance whose daemon manages an interface.
 pub(super) const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
 
-/// Whether an interface with these tags is the node's to use (spec 01 §8.6). Its primary one is, whatever its tags.
+/// Whether an interface with these tags is the node's to use (spec 01 §8.6). Its primary one is, whatever its tags, and so
+/// is one without any tag: only what is tagged can be another's.
 #[must_use]
 pub(super) fn is_managed(tags: &[(String, String)], instance_id: &str, manage_untagged: bool) -> bool {
     let tag = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
     match tag(NO_MANAGE_TAG) {
         Some("true") => false,
         Some(_) => true,
-        None => tag(INSTANCE_TAG) == Some(instance_id) || manage_untagged,
+        None => tags.is_empty() || tag(INSTANCE_TAG) == Some(instance_id) || manage_untagged,
     }
 }
 
@@ -272,7 +273,9 @@ mod tests {
             (vec![(INSTANCE_TAG, "i-1")], false, false),
             (vec![(INSTANCE_TAG, "i-2")], false, true),
             (vec![], true, false),
-            (vec![], false, true),
+            (vec![("hi", "tag")], false, true),
+            // Nothing says that it is another's.
+            (vec![], false, false),
         ] {
             let list = [told("eni-0", "interface", &[]), efa.clone(), told("eni-x", "interface", &tags)];
             let told = on_cards(&imds, &list, &instance, untagged);

@@ -64,8 +64,9 @@ impl Manager {
         if !self.room(c.card) {
             return Err("I6: no room".to_owned());
         }
-        let usable = self.usable_subnets();
-        if !usable.is_empty() && usable.iter().all(|s| self.refused.until(s, c.unit, now.mono).is_some()) {
+        // Which other subnets there are is not known before they were listed.
+        let others = self.settings.subnet_discovery && !self.settings.custom_networking && self.subnets_seen.is_none();
+        if !others && self.no_subnet_has_any(now, c.unit) {
             return Err("I7: no subnet has any left".to_owned());
         }
         let token = self.random.token();
@@ -86,6 +87,12 @@ impl Manager {
         })));
         self.create_step(now, id);
         Ok(())
+    }
+
+    /// Every subnet that is known and may be used has refused of late.
+    fn no_subnet_has_any(&self, now: Now, unit: Unit) -> bool {
+        let usable = self.usable_subnets();
+        !usable.is_empty() && usable.iter().all(|s| self.refused.until(s, unit, now.mono).is_some())
     }
 
     /// Makes the call that the stage of a creation stands for.
@@ -264,9 +271,7 @@ impl Manager {
             Err(reason) => self.log(Level::Warn, format!("no subnet was chosen for a new interface: {reason}")),
         }
         // An empty list because every subnet is empty is exhaustion; any other is a refusal.
-        let usable_subnets = self.usable_subnets();
-        let exhausted = !usable_subnets.is_empty()
-            && usable_subnets.iter().all(|s| self.refused.until(s, unit, now.mono).is_some());
+        let exhausted = self.no_subnet_has_any(now, unit);
         if let Some(Job::Create(job)) = self.jobs.get_mut(&id) {
             job.stage = Stage::Create;
             job.exhausted = candidates.is_empty() && exhausted;
@@ -298,8 +303,11 @@ impl Manager {
             }
             (Stage::Subnets, Err(error)) if error.kind != ErrorKind::Throttled => {
                 // The documented fall-back (spec 01 §6.3, W10): what is known, or the node's own subnet.
-                self.log(Level::Warn, format!("subnets cannot be listed, the node's own is used: {error}"));
                 self.subnets_wanted = false;
+                if self.no_subnet_has_any(now, job.unit) {
+                    return self.create_failed(now, *job, error);
+                }
+                self.log(Level::Warn, format!("subnets cannot be listed, the node's own is used: {error}"));
                 job.stage = Stage::Rank;
             }
             (Stage::Create, Ok(Answer::Interfaces(list))) if !list.is_empty() => {
