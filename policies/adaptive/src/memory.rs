@@ -205,7 +205,8 @@ fn peak(node: &Node) -> u32 {
     node.history.iter().take(2).map(|m| m.peak_assigned).fold(now, u32::max)
 }
 
-const QUIET: Minute = Minute { adds: 0, deletes: 0, starved: 0, peak_assigned: 0, ec2_calls: 0, ec2_throttled: 0 };
+pub(crate) const QUIET: Minute =
+    Minute { adds: 0, deletes: 0, starved: 0, peak_assigned: 0, ec2_calls: 0, ec2_throttled: 0 };
 
 fn seen_of(history: &[Minute]) -> [Minute; 2] {
     let at = |i: usize| history.get(i).copied().unwrap_or(QUIET);
@@ -237,4 +238,98 @@ fn fade(amount: u64, passed: u64) -> u64 {
 /// Whole pods, rounded up.
 fn whole(fine: u64) -> u32 {
     u32::try_from(fine.div_ceil(FINE)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reservoir_policy_sdk::sample;
+
+    const T: u64 = 1_700_000_000;
+
+    fn minute(adds: u32) -> Minute {
+        Minute { adds, ..QUIET }
+    }
+
+    fn at(now: u64, history: Vec<Minute>) -> Node {
+        Node { now, history, ..sample::node() }
+    }
+
+    /// A memory that expects nothing, as of `T`, with a running minute.
+    fn quiet() -> Memory {
+        Memory::of(&at(T, vec![minute(0)]), &[], 0)
+    }
+
+    #[test]
+    fn a_memo_reads_back_and_nonsense_is_as_none() {
+        let mut memory = Memory::of(&at(T, vec![minute(3), minute(9)]), &[], 14);
+        memory.by_day[7] = 5;
+        memory.today = 4;
+        let memo = memory.write();
+        assert!(memo.len() < 4096, "{}", memo.len());
+        assert_eq!(Memory::read(&memo), Some(memory));
+        for bad in [&memo[1..], &memo[..memo.len() - 1], &[&memo[..], &[0]].concat(), b"", b"\xff"] {
+            assert_eq!(Memory::read(bad), None);
+        }
+        let from_the_future = at(T - 10, vec![]);
+        assert_eq!(Memory::of(&from_the_future, &memo, 14), Memory::of(&from_the_future, &[], 14));
+    }
+
+    #[test]
+    fn what_was_never_seen_is_believed_less_as_time_passes() {
+        let first = Memory::of(&at(T, vec![]), &[], 14);
+        assert_eq!((first.moment(), first.minute()), (14, 14));
+        let later = |seconds| Memory::of(&at(T + seconds, vec![]), &first.write(), 14).moment();
+        let left = [0, HALF_LIFE, 2 * HALF_LIFE, 20 * HALF_LIFE, 400 * HALF_LIFE].map(later);
+        assert!(left.is_sorted_by(|a, b| a >= b), "{left:?}");
+        assert!(left[0] == 14 && (7..=8).contains(&left[1]) && (3..=5).contains(&left[2]), "{left:?}");
+        assert!(left[3] <= 1, "{left:?}");
+    }
+
+    #[test]
+    fn fading_does_not_depend_on_how_often_it_is_asked() {
+        let mut often = 14 * FINE;
+        for _ in 0..HALF_LIFE {
+            often = fade(often, 1);
+        }
+        let seldom = fade(14 * FINE, HALF_LIFE);
+        assert!(often.abs_diff(seldom) < FINE / 2, "{often} {seldom}");
+        assert_eq!(fade(0, 5), 0);
+        assert_eq!(fade(u64::from(u32::MAX) * FINE, 0), u64::from(u32::MAX) * FINE);
+    }
+
+    #[test]
+    fn a_moment_is_two_seconds() {
+        let mut memory = quiet();
+        // 5 in one second, 4 in the next, 3 more after a pause.
+        for (after, adds) in [(10, 5), (11, 9), (30, 12)] {
+            memory = Memory::of(&at(T + after, vec![minute(adds)]), &memory.write(), 0);
+        }
+        assert_eq!((memory.moment(), memory.minute(), memory.now()), (9, 12, 3));
+        let memory = Memory::of(&at(T + 33, vec![minute(12)]), &memory.write(), 0);
+        assert_eq!(memory.now(), 0);
+    }
+
+    #[test]
+    fn a_minute_that_turns_loses_nobody() {
+        let seen = Memory::of(&at(T + 10, vec![minute(5)]), &quiet().write(), 0);
+        let turned = Memory::of(&at(T + 20, vec![minute(2), minute(6)]), &seen.write(), 0);
+        assert_eq!(turned.now(), 3, "one before the turn, two after it");
+        let again = Memory::of(&at(T + 30, vec![minute(4), minute(6)]), &turned.write(), 0);
+        assert_eq!(again.now(), 2);
+    }
+
+    #[test]
+    fn what_came_at_this_time_yesterday_is_expected_again() {
+        let burst = Memory::of(&at(T + 10, vec![minute(12)]), &quiet().write(), 0);
+        let ask = |memory: &Memory, now| Memory::of(&at(now, vec![minute(0), minute(0)]), &memory.write(), 0);
+        let mut memory = burst;
+        // Asked every ten minutes for a day, less a quarter of an hour.
+        for step in 1..=143 {
+            memory = ask(&memory, T + step * 600);
+        }
+        assert_eq!(memory.moment(), 12, "yesterday's burst is due");
+        let noon = ask(&memory, T + 86_400 + 6 * 3600);
+        assert!(noon.moment() < 6, "{}", noon.moment());
+    }
 }

@@ -81,8 +81,7 @@ fn grow(node: &Node, pool: &Pool<'_>, missing: i64) -> Vec<Growth> {
     // The fullest that takes all of it; else the emptiest.
     enis.sort_by_key(|(_, free)| if *free >= missing { (false, *free) } else { (true, -free) });
     let units = |n: i64| u32::try_from(n.min(missing)).unwrap_or(u32::MAX);
-    enis
-        .into_iter()
+    enis.into_iter()
         .map(|(eni, free)| Growth::Assign(Assign { eni: eni.id.clone(), unit: node.unit, count: units(free) }))
         .collect()
 }
@@ -130,4 +129,103 @@ fn useless<'a>(node: &Node, pool: &Pool<'a>, target: &Targets) -> Option<&'a Eni
             long && enough && open > i64::from(target.warm_enis) && i64::from(peak) <= capacity
         })
         .min_by_key(|e| (!e.has(EniTraits::EXCLUDED), e.cidrs.len(), Reverse(e.device_index)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reservoir_policy_sdk::{Minute, Unit, sample};
+
+    const LONG: u32 = 100_000;
+
+    /// Interfaces of nine slots, each with as many addresses and pods.
+    fn node(enis: &[(u32, u32)]) -> Node {
+        let mut node = sample::node();
+        let mut id = 0;
+        let make = |(index, &(held, pods)): (u32, &(u32, u32))| {
+            let cidrs = (0..held).map(|i| {
+                id += 1;
+                let taken = i < pods;
+                let idle_seconds = Some(if taken { 0 } else { LONG });
+                Cidr { assigned: taken.into(), idle_seconds, ..sample::ip(id - 1) }
+            });
+            Eni {
+                id: ["eni-", &index.to_string()].concat(),
+                device_index: index,
+                traits: if index == 0 { EniTraits::PRIMARY } else { EniTraits::empty() },
+                age_seconds: LONG,
+                cidrs: cidrs.collect(),
+                ..node.enis[0].clone()
+            }
+        };
+        node.enis = (0..).zip(enis).map(make).collect();
+        node
+    }
+
+    fn plan(node: &Node, hold: u32, interfaces: u32) -> Plan {
+        decide(node, &[Targets { warm_enis: interfaces, ..Targets::hold(hold) }]).unwrap()
+    }
+
+    fn assign(eni: u32, count: u32) -> Growth {
+        Growth::Assign(Assign { eni: ["eni-", &eni.to_string()].concat(), unit: Unit::Ip, count })
+    }
+
+    #[test]
+    fn one_call_that_brings_all_before_a_larger_one_that_does_not() {
+        // Free slots: 2, 6, 4.
+        let node = node(&[(7, 7), (3, 3), (5, 5)]);
+        assert_eq!(plan(&node, 18, 3).grow, [assign(2, 3), assign(1, 3), assign(0, 2)]);
+        assert_eq!(plan(&node, 22, 3).grow, [assign(1, 6), assign(2, 4), assign(0, 2)]);
+    }
+
+    #[test]
+    fn an_interface_more_comes_after_what_is_missing_now() {
+        let node = node(&[(7, 7)]);
+        let create = Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: 4 });
+        assert_eq!(plan(&node, 8, 2).grow, [assign(0, 1), create.clone()]);
+        assert_eq!(plan(&node, 7, 2).grow, [create]);
+        assert_eq!(plan(&node, 7, 1).grow, []);
+        let full = self::node(&[(7, 7), (9, 9), (9, 9)]);
+        assert_eq!(plan(&full, 25, 4).grow, [], "three is all that the card takes");
+    }
+
+    #[test]
+    fn the_emptiest_interface_gives_back_first_and_the_primary_last() {
+        let node = node(&[(9, 0), (4, 2), (5, 1)]);
+        assert_eq!(plan(&node, 17, 3).release, [14]);
+        assert_eq!(plan(&node, 12, 3).release, [14, 15, 16, 17, 11, 12]);
+    }
+
+    #[test]
+    fn an_interface_goes_when_the_last_hour_did_not_need_it() {
+        let mut node = node(&[(9, 5), (0, 0)]);
+        assert_eq!(plan(&node, 9, 1).remove, ["eni-1"]);
+        assert_eq!(plan(&node, 9, 2).remove, [""; 0], "wanted for what a minute may bring");
+        node.history = vec![Minute { peak_assigned: 10, ..crate::memory::QUIET }];
+        assert_eq!(plan(&node, 9, 1).remove, [""; 0], "ten pods at one time");
+        node.history.clear();
+        node.enis[1].age_seconds = USELESS_SECONDS - 1;
+        assert_eq!(plan(&node, 9, 1).remove, [""; 0]);
+    }
+
+    #[test]
+    fn an_excluded_interface_goes_as_soon_as_it_is_empty() {
+        let mut node = node(&[(9, 5), (0, 0)]);
+        node.enis[1].traits = EniTraits::EXCLUDED | EniTraits::CLOSED;
+        node.enis[1].age_seconds = 61;
+        assert_eq!(plan(&node, 9, 2).remove, ["eni-1"]);
+    }
+
+    #[test]
+    fn shut_gates_are_heeded() {
+        let mut node = node(&[(7, 5), (0, 0)]);
+        node.gates.grow = Gate::Closed;
+        node.gates.release = Gate::Closed;
+        node.gates.remove = Gate::Closed;
+        for hold in [5, 7, 9] {
+            let plan = plan(&node, hold, 1);
+            assert!(plan.grow.is_empty() && plan.release.is_empty() && plan.remove.is_empty(), "{plan:?}");
+        }
+        assert_eq!(decide(&node, &[]).unwrap_err(), "one target per card is needed");
+    }
 }

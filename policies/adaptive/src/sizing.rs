@@ -168,3 +168,143 @@ fn ips(n: i64) -> u32 {
 fn number(n: i64) -> String {
     n.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reservoir_policy_sdk::{Cidr, EniTraits, Minute, sample};
+
+    /// An m5.large with `held` addresses on its primary interface, `assigned` of them pods', the others idle for `idle`
+    /// seconds.
+    fn node(held: u32, assigned: u32, idle: u32) -> Node {
+        let mut node = sample::node();
+        let cidr = |id| {
+            let taken = id < assigned;
+            let idle_seconds = Some(if taken { 0 } else { idle });
+            Cidr { assigned: taken.into(), idle_seconds, ..sample::ip(id) }
+        };
+        node.enis[0].cidrs = (0..held).map(cidr).collect();
+        node
+    }
+
+    /// A memo of a node that has seen nothing for days.
+    fn old(node: &Node) -> Vec<u8> {
+        let then = Node { now: node.now - 30 * 86_400, ..node.clone() };
+        Memory::of(&then, &[], 9).write()
+    }
+
+    fn hold(node: &Node, memo: &[u8]) -> (u32, String) {
+        let sizes = decide(node, memo);
+        let target = &sizes.targets[0];
+        assert_eq!((target.warm_ips, target.warm_prefixes), (0, 0));
+        (target.minimum_ips, sizes.note.reason)
+    }
+
+    #[test]
+    fn a_new_node_is_careful_and_an_old_quiet_one_is_not() {
+        let (new, reason) = hold(&node(0, 0, 0), &[]);
+        assert_eq!(new, 11, "{reason}");
+        let quiet = node(0, 0, 0);
+        assert_eq!(hold(&quiet, &old(&quiet)).0, 3);
+    }
+
+    #[test]
+    fn enough_is_left_alone() {
+        let node = node(9, 6, 100_000);
+        let (held, reason) = hold(&node, &old(&node));
+        assert_eq!((held, reason.as_str()), (9, "card 0: 3 ready of 2 to 3: enough"));
+    }
+
+    #[test]
+    fn a_surplus_goes_when_it_has_cost_its_price() {
+        let small = |idle| {
+            let node = node(9, 2, idle);
+            hold(&node, &old(&node))
+        };
+        // 7 ready, 3 wanted: 4 too many, 1200 address-seconds.
+        assert_eq!(small(299).0, 9, "{}", small(299).1);
+        assert_eq!(small(300).0, 5, "{}", small(300).1);
+        let mut shut = node(9, 2, 300);
+        shut.gates.release = Gate::OpensIn(20);
+        assert_eq!(hold(&shut, &old(&shut)).0, 9);
+        shut.gates.release = Gate::Open;
+        shut.gates.ec2_calls_left = SPARED_CALLS - 1;
+        assert_eq!(hold(&shut, &old(&shut)).0, 9);
+        let wake = decide(&node(9, 2, 200), &old(&node(9, 2, 200))).note.wake_after_seconds;
+        assert_eq!(wake, Some(100), "when it will have cost it");
+    }
+
+    #[test]
+    fn what_was_used_last_tells_how_old_a_surplus_is() {
+        let mut node = node(9, 4, 100_000);
+        for cidr in &mut node.enis[0].cidrs[4..7] {
+            cidr.idle_seconds = Some(5);
+        }
+        let (held, reason) = hold(&node, &old(&node));
+        assert_eq!(held, 9, "{reason}");
+    }
+
+    #[test]
+    fn cooling_addresses_are_not_ready() {
+        let mut node = node(9, 4, 100_000);
+        for cidr in &mut node.enis[0].cidrs[4..8] {
+            (cidr.cooling, cidr.cooled_in_seconds) = (1, 20);
+        }
+        let (held, reason) = hold(&node, &old(&node));
+        assert_eq!(held, 11, "{reason}");
+    }
+
+    #[test]
+    fn who_waits_is_served_and_what_is_on_its_way_counts() {
+        let mut waiting = node(4, 4, 0);
+        waiting.cards[0].waiting = 3;
+        let memo = old(&waiting);
+        assert_eq!(hold(&waiting, &memo).0, 4 + 3 + 3);
+        waiting.cards[0].ips_in_flight = 6;
+        assert_eq!(hold(&waiting, &memo).0, 10);
+    }
+
+    #[test]
+    fn never_more_than_pods_can_come() {
+        let mut node = node(4, 4, 0);
+        node.limits.max_pods = 5;
+        assert_eq!(hold(&node, &[]).0, 5);
+        node.draining = true;
+        assert_eq!(hold(&node, &[]).0, 4);
+    }
+
+    #[test]
+    fn a_throttled_node_keeps_what_a_minute_brings_and_gives_little_back() {
+        let mut node = node(9, 2, 400);
+        node.history = vec![Minute { ec2_throttled: 1, ..crate::memory::QUIET }];
+        assert_eq!(hold(&node, &old(&node)).0, 9, "four times the price");
+    }
+
+    #[test]
+    fn scarce_subnets_are_not_hoarded() {
+        let mut node = node(9, 2, 100);
+        node.subnets[0].free_ips = Some(300);
+        let (held, reason) = hold(&node, &[]);
+        assert_eq!(held, 5, "{reason}");
+    }
+
+    #[test]
+    fn prefixes_are_held_whole() {
+        let mut node = node(0, 0, 0);
+        node.unit = Unit::Prefix;
+        node.enis[0].cidrs = vec![Cidr { unit: Unit::Prefix, size: 16, assigned: 15, ..sample::ip(0) }];
+        let (held, reason) = hold(&node, &old(&node));
+        assert_eq!(held, 32, "{reason}");
+    }
+
+    #[test]
+    fn a_setting_is_refused_and_every_card_gets_a_target() {
+        let mut node = node(9, 2, 400);
+        node.cards.push(reservoir_policy_sdk::Card { index: 1, ..node.cards[0].clone() });
+        node.enis[0].traits = EniTraits::PRIMARY;
+        assert_eq!(decide(&node, &[]).targets.len(), 2);
+        let context = reservoir_policy_sdk::Context { settings: vec![("a".into(), "b".into())], memo: vec![] };
+        let refused = <crate::Adaptive as reservoir_policy_sdk::Sizing>::decide(node, context).unwrap_err();
+        assert_eq!(refused, "setting \"a\": the adaptive policy has none; remove it");
+    }
+}
