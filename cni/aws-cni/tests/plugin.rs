@@ -97,17 +97,20 @@ impl Peers for World {
 
 impl PodNet for World {
     fn set_up(&self, setup: &PodSetup) -> Result<(), Error> {
-        self.note(format!("set up {} mtu {}", setup.interfaces[0].host_veth, setup.mtu));
+        let veths: Vec<&str> = setup.interfaces.iter().map(|i| i.host_veth.as_str()).collect();
+        self.note(format!("set up {} mtu {}", veths.join(" "), setup.mtu));
         self.set_up.clone().map_or(Ok(()), |text| Err(Error::Invalid(text)))
     }
 
     fn check(&self, setup: &PodSetup) -> Result<(), Error> {
-        self.note(format!("check {} table {}", setup.interfaces[0].address, setup.interfaces[0].table));
+        let all = setup.interfaces.iter().map(|i| format!("{} table {}", i.address, i.table));
+        self.note(format!("check {}", all.collect::<Vec<_>>().join(", ")));
         self.check.clone().map_or(Ok(()), |differences| Err(Error::Differs(differences)))
     }
 
     fn tear_down(&self, addresses: &[PodAddress]) -> Result<(), Error> {
-        self.note(format!("tear down {} table {}", addresses[0].address, addresses[0].table));
+        let all = addresses.iter().map(|a| format!("{} table {}", a.address, a.table));
+        self.note(format!("tear down {}", all.collect::<Vec<_>>().join(", ")));
         Ok(())
     }
 
@@ -339,6 +342,65 @@ fn check_compares_with_the_saved_result() {
     let mut foreign = conf();
     foreign["prevResult"] = json!({"interfaces": [{"name": "eth0"}]});
     assert!(world.fails("CHECK", &foreign).1.contains("no dummy interface"));
+}
+
+/// A pod with an interface on each of two network cards, of an IPv6 cluster.
+fn granted_twice() -> AddNetworkReply {
+    let entry = |address: &str, device_number, route_table_id| IpAllocationMetadata {
+        ipv6_addr: address.to_owned(),
+        device_number,
+        route_table_id,
+        ..Default::default()
+    };
+    let ip_allocation_metadata =
+        vec![entry("2600:1f14:abc:d00:5c1e::4", 0, 254), entry("2600:1f14:abc:d00:7a20::2", 1, 10_101)];
+    AddNetworkReply { success: true, ip_allocation_metadata, ..AddNetworkReply::default() }
+}
+
+#[test]
+fn a_pod_with_several_interfaces_comes_and_goes_as_a_whole() {
+    let world = || {
+        let answer = AddAnswer { reply: granted_twice(), reason: None };
+        World { add: Some(Ok(answer)), ..World::default() }
+    };
+    let adding = world();
+    let result: Value = serde_json::from_str(&adding.succeeds("ADD", &conf())).unwrap();
+    assert_eq!(
+        result,
+        json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": "eni0761ccbeace"},
+                {"name": "eth0", "mac": "254", "sandbox": "/run/netns/n"},
+                {"name": "eni2e5938ed6f6"},
+                {"name": "mNicIf1", "mac": "10101", "sandbox": "/run/netns/n"},
+                {"name": "dummy0761ccbeace", "mac": "0", "sandbox": "0"},
+            ],
+            "ips": [
+                {"interface": 1, "address": "2600:1f14:abc:d00:5c1e::4/128"},
+                {"interface": 3, "address": "2600:1f14:abc:d00:7a20::2/128"},
+            ],
+        })
+    );
+    assert_eq!(adding.calls()[1], "set up eni0761ccbeace eni2e5938ed6f6 mtu 9001");
+
+    let mut after = conf();
+    after["prevResult"] = result;
+    let both = "2600:1f14:abc:d00:5c1e::4 table 254, 2600:1f14:abc:d00:7a20::2 table 10101";
+    let checking = world();
+    checking.succeeds("CHECK", &after);
+    assert_eq!(checking.calls(), [format!("check {both}")]);
+
+    let reply = DelNetworkReply {
+        success: true,
+        ip_allocation_metadata: granted_twice().ip_allocation_metadata,
+        ..Default::default()
+    };
+    for answer in [Ok(reply), Err(RpcError::unavailable("nobody")), Err(unknown_pod())] {
+        let deleting = World { del: Some(answer), ..World::default() };
+        deleting.succeeds("DEL", &after);
+        assert_eq!(deleting.calls().last().unwrap(), &format!("tear down {both}"));
+    }
 }
 
 #[test]
