@@ -28,7 +28,7 @@ pub(crate) fn run_case(case: &Value) -> Option<CaseResult> {
         "cni_del" => del(case),
         _ => return None,
     };
-    Some(CaseResult { kind: text("category").to_owned(), name: text("name").to_owned(), outcome })
+    Some(CaseResult::new(text("category"), text("name"), outcome))
 }
 
 /// Everything around the plugin.

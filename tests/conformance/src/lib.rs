@@ -1,7 +1,8 @@
 //! Runs conformance vectors: files of cases with inputs and expected answers, told apart by their content.
 //!
 //! A suite is a module with `pub fn run(file: &Value) -> Option<Vec<CaseResult>>`: `None` if the file is not of its
-//! kind, otherwise one result per case, none silently left out. Add it to [`SUITES`].
+//! kind, otherwise one result per case, none silently left out. Add it to [`SUITES`]. A case is known by its kind and by
+//! what it holds, never by its name.
 
 mod checkpoint;
 mod cni;
@@ -9,13 +10,14 @@ mod datapath;
 mod env;
 mod instance_limits;
 mod metrics;
+mod report;
 mod warm_pool;
+mod world;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+pub use report::{Counts, render};
 use serde_json::Value;
 
 /// One suite: looks at a file's content.
@@ -29,12 +31,40 @@ pub const SUITES: &[Suite] =
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Passed,
+    /// Ours is another answer than the reference's, deliberately: why, and it is the answer that our documents promise.
+    Better(String),
     Failed {
         expected: String,
         got: String,
     },
+    /// The case itself cannot be understood: what is wrong with it.
+    Malformed(String),
     /// Not applicable, for this reason.
     Skipped(String),
+}
+
+impl Outcome {
+    /// Neither failed nor malformed.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        !matches!(self, Self::Failed { .. } | Self::Malformed(_))
+    }
+
+    /// Compares two values that print the same if and only if they are the same.
+    #[must_use]
+    pub fn of(expected: impl ToString, got: impl ToString) -> Self {
+        let (expected, got) = (expected.to_string(), got.to_string());
+        if expected == got { Self::Passed } else { Self::Failed { expected, got } }
+    }
+
+    /// The same where ours is the better answer, for `reason`.
+    #[must_use]
+    pub fn better(reason: &str, documented: impl ToString, got: impl ToString) -> Self {
+        match Self::of(documented, got) {
+            Self::Passed => Self::Better(reason.to_owned()),
+            other => other,
+        }
+    }
 }
 
 /// One case of one file.
@@ -47,12 +77,16 @@ pub struct CaseResult {
 }
 
 impl CaseResult {
+    /// A case and how it went.
+    #[must_use]
+    pub fn new(kind: &str, name: &str, outcome: Outcome) -> Self {
+        Self { kind: kind.to_owned(), name: name.to_owned(), outcome }
+    }
+
     /// The outcome of comparing two values that print the same if and only if they are the same.
     #[must_use]
     pub fn compared(kind: &str, name: &str, expected: impl ToString, got: impl ToString) -> Self {
-        let (expected, got) = (expected.to_string(), got.to_string());
-        let outcome = if expected == got { Outcome::Passed } else { Outcome::Failed { expected, got } };
-        Self { kind: kind.to_owned(), name: name.to_owned(), outcome }
+        Self::new(kind, name, Outcome::of(expected, got))
     }
 }
 
@@ -61,14 +95,6 @@ impl CaseResult {
 pub struct FileReport {
     pub path: PathBuf,
     pub cases: Vec<CaseResult>,
-}
-
-/// Cases passed, failed and skipped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub passed: usize,
-    pub failed: usize,
-    pub skipped: usize,
 }
 
 /// Runs every `*.json` file in the directories, in the order of their names.
@@ -104,62 +130,9 @@ pub fn run_file(path: &Path) -> anyhow::Result<Vec<CaseResult>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("vectors in {}", path.display()))?;
     let file: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     Ok(SUITES.iter().find_map(|suite| suite(&file)).unwrap_or_else(|| {
-        let reason = "no suite here knows this kind of file".to_owned();
-        vec![CaseResult { kind: "(file)".to_owned(), name: "(all)".to_owned(), outcome: Outcome::Skipped(reason) }]
+        let keys: Vec<&str> =
+            file.as_object().into_iter().flat_map(|fields| fields.keys()).map(String::as_str).collect();
+        let reason = format!("no suite here knows a file with {}", keys.join(", "));
+        vec![CaseResult::new("(file)", "(all)", Outcome::Skipped(reason))]
     }))
-}
-
-impl Counts {
-    /// Adds up.
-    pub fn of<'a>(cases: impl IntoIterator<Item = &'a CaseResult>) -> Self {
-        let mut counts = Self::default();
-        for case in cases {
-            match case.outcome {
-                Outcome::Passed => counts.passed += 1,
-                Outcome::Failed { .. } => counts.failed += 1,
-                Outcome::Skipped(_) => counts.skipped += 1,
-            }
-        }
-        counts
-    }
-}
-
-/// The report for people: per file and kind the counts, each failure with what was expected, each reason for skipping
-/// with how many it concerns; the last line is `N passed, N failed, N skipped`.
-#[must_use]
-pub fn render(reports: &[FileReport]) -> String {
-    let mut text = String::new();
-    for report in reports {
-        render_file(report, &mut text);
-    }
-    let total = Counts::of(reports.iter().flat_map(|report| &report.cases));
-    // Writing to a string cannot fail, here and below.
-    let _ = writeln!(text, "{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
-    text
-}
-
-fn render_file(report: &FileReport, text: &mut String) {
-    let mut kinds: BTreeMap<&str, Vec<&CaseResult>> = BTreeMap::new();
-    for case in &report.cases {
-        kinds.entry(&case.kind).or_default().push(case);
-    }
-    let _ = writeln!(text, "{}", report.path.display());
-    for (kind, cases) in kinds {
-        let counts = Counts::of(cases.iter().copied());
-        let _ =
-            writeln!(text, "  {kind}: {} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
-        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for case in cases {
-            match &case.outcome {
-                Outcome::Passed => {}
-                Outcome::Failed { expected, got } => {
-                    let _ = writeln!(text, "    FAILED {}\n      expected {expected}\n      got      {got}", case.name);
-                }
-                Outcome::Skipped(reason) => reasons.entry(reason).or_default().push(&case.name),
-            }
-        }
-        for (reason, names) in reasons {
-            let _ = writeln!(text, "    not applicable: {reason}: {}", names.join(", "));
-        }
-    }
 }

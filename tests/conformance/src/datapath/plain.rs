@@ -1,9 +1,8 @@
-//! Names, tables, gateways, versions.
+//! Names, tables, gateways.
 
 use std::net::IpAddr;
 
 use reservoir_core::ip::Ipv4Net;
-use reservoir_net::iptables::{Mode, Version};
 use reservoir_net::rule::{Family, Rule};
 use reservoir_net::{IpPrefix, names, pod, table};
 use serde_json::{Value, json};
@@ -53,30 +52,6 @@ pub(super) fn gateway(case: &Case) -> Outcome {
     }
     let index = case.number("index") as usize;
     case.compared(case.expected, json!({"v4": pod::gateway(index, true), "v6": pod::gateway(index, false)}))
-}
-
-pub(super) fn parse(case: &Case) -> Outcome {
-    match case.text("kind") {
-        "iptables_random_fully_support" => {
-            let version = Version::parse(&format!("iptables v{}", case.text("version")));
-            case.compared(case.expected, json!({"supported": version.is_some_and(Version::has_random_fully)}))
-        }
-        "connmark_backend" if case.inputs["exit"] == 0 => {
-            let Some(version) = Version::parse(case.text("iptables_version_stdout")) else {
-                return skip("an iptables that names no version is refused");
-            };
-            let backend = match version.mode {
-                Mode::Legacy => "iptables",
-                Mode::Nft => "nftables",
-            };
-            // Ours takes an iptables without a mode for what it is: legacy (DW-20).
-            let expected = if case.is_quirk { json!({"backend": "iptables"}) } else { case.expected.clone() };
-            case.compared(expected, json!({"backend": backend}))
-        }
-        "connmark_backend" => skip("a failing iptables is shown by host/net's own tests"),
-        "netconf" | "netconf_mtu" | "cni_args" => skip("the plugin's input is its own suite's"),
-        _ => skip("reading the environment is the daemon's"),
-    }
 }
 
 /// Rules as the vectors write them.

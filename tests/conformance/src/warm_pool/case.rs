@@ -11,7 +11,6 @@ use serde_json::Value;
 /// One case. `conventions` in the file says what the fields mean.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Case {
-    pub name: String,
     pub kind: String,
     #[serde(default)]
     pub config: BTreeMap<String, String>,
@@ -33,6 +32,8 @@ pub(super) struct Case {
     pub doc_expected: Option<Value>,
     pub alternatives: Option<Vec<Value>>,
     pub reference_wart: Option<String>,
+    /// Seconds since each block was given back.
+    pub recently_freed: Option<BTreeMap<String, u32>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -52,6 +53,16 @@ pub(super) struct NodeFacts {
     pub prefix_delegation_supported: Option<bool>,
     pub since_insufficient_cidr_s: Option<u32>,
     pub since_last_decrease_s: Option<u32>,
+    pub eni_config: Option<EniConfigFacts>,
+}
+
+/// The ENIConfig that applies to the node.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct EniConfigFacts {
+    #[serde(default)]
+    pub subnet: String,
+    #[serde(default)]
+    pub security_groups: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -126,10 +137,6 @@ impl Case {
         self.flag("ENABLE_IPv6", false)
     }
 
-    pub fn several_cards(&self) -> bool {
-        self.flag("ENABLE_MULTI_NIC", false)
-    }
-
     pub fn unit(&self) -> Unit {
         if self.prefixes() { Unit::Prefix } else { Unit::Ip }
     }
@@ -139,15 +146,15 @@ impl Case {
         if self.state.is_null() { Ok(PoolState::default()) } else { PoolState::deserialize(&self.state) }
     }
 
-    /// Asks the built-in component to keep the defects of the reference: where the case shows one and recommends nothing
-    /// else, and in one more case that spec 01 §15 names.
+    /// Asks the built-in component to keep the defects of the reference where the case shows one and recommends nothing
+    /// else (spec 01 §15).
     pub fn context(&self) -> Context {
         let shows_one = self.reference_wart.is_some() && self.recommended.is_none();
-        if shows_one || self.name == "fx-tick-cooling-ips-are-freeable" { reference() } else { Context::default() }
+        if shows_one { reference() } else { Context::default() }
     }
 
     /// The targets of one card (spec 01 §1.2, §1.3).
-    fn targets(&self, card: u32) -> Targets {
+    pub fn targets(&self, card: u32) -> Targets {
         let number = |key, absent: u32| match self.integer(key) {
             None => absent,
             Some(value) => u32::try_from(value).unwrap_or(absent),
@@ -164,16 +171,21 @@ impl Case {
         }
     }
 
-    /// Interfaces that `card` may hold: spec 01 §3.6, all that the host knows taken off.
-    fn max_enis(&self, card: u32, pool: &PoolState) -> u32 {
+    /// Interfaces of each card: the type's limit or MAX_ENI (spec 01 §1.5).
+    pub fn most_enis(&self) -> u32 {
         let limit = self.limits.map_or(4, |limits| limits.max_enis);
         let set = self.integer("MAX_ENI").and_then(|value| u32::try_from(value).ok()).filter(|&value| value >= 1);
+        set.map_or(limit, |set| set.min(limit))
+    }
+
+    /// Interfaces that `card` may hold: spec 01 §3.6, all that the host knows taken off.
+    fn max_enis(&self, card: u32, pool: &PoolState) -> u32 {
         let unmanaged = pool.unmanaged_enis.get(&card.to_string()).copied().unwrap_or(0);
         let trunk_wanted = card == 0
             && self.flag("ENABLE_POD_ENI", false)
             && self.node.trunk_capable.unwrap_or(true)
             && !pool.enis.iter().any(|eni| eni.network_card == 0 && eni.trunk);
-        set.map_or(limit, |set| set.min(limit)).saturating_sub(unmanaged).saturating_sub(trunk_wanted.into())
+        self.most_enis().saturating_sub(unmanaged).saturating_sub(trunk_wanted.into())
     }
 
     /// Which gate is shut for growth, in the words of the vectors.

@@ -24,7 +24,7 @@ fn component() -> Result<&'static Component, String> {
 }
 
 /// The targets that it sizes and the plan that it makes for them, as in one decision of the daemon.
-pub(super) fn plan(node: &Node, context: &Context) -> Result<Plan, String> {
+pub(crate) fn plan(node: &Node, context: &Context) -> Result<Plan, String> {
     let facts = Facts::of(node);
     let mut session = Session::new(component()?, &facts, By::BuiltIn);
     let sizes = match answer(session.sizing(context))? {
@@ -38,7 +38,7 @@ pub(super) fn plan(node: &Node, context: &Context) -> Result<Plan, String> {
 }
 
 /// The subnets that it would try.
-pub(super) fn rank(node: &Node, context: &Context, request: &CreateEni) -> Result<Vec<String>, String> {
+pub(crate) fn rank(node: &Node, context: &Context, request: &CreateEni) -> Result<Vec<String>, String> {
     let facts = Facts::of(node);
     match answer(Session::new(component()?, &facts, By::BuiltIn).subnets(context, request))? {
         Answer::Subnets(subnets) => Ok(subnets),

@@ -2,55 +2,73 @@
 //! like the daemon's; the rules that are the host's are the host's functions.
 
 mod case;
-mod component;
+pub(crate) mod component;
 mod increase;
+mod managed;
 mod native;
 mod places;
 mod predicates;
+mod reconcile;
 mod simulate;
 mod tick;
 
 use reservoir_core::cloud::ErrorKind;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{CaseResult, Outcome};
 use case::Case;
 
-/// Known by its content: cases of which each has a kind.
+/// How a case went, or what kept it from being run.
+type Answer = Result<Outcome, Outcome>;
+
+/// Something did not work that should have.
+impl From<String> for Outcome {
+    fn from(problem: String) -> Self {
+        Self::Failed { expected: "an answer".to_owned(), got: problem }
+    }
+}
+
+/// The case lacks something, in words that the source has ready.
+impl From<&'static str> for Outcome {
+    fn from(problem: &'static str) -> Self {
+        Self::Malformed(problem.to_owned())
+    }
+}
+
+impl From<serde_json::Error> for Outcome {
+    fn from(problem: serde_json::Error) -> Self {
+        Self::Malformed(problem.to_string())
+    }
+}
+
+/// Known by its content: cases of which the first has a kind.
 pub(crate) fn run(file: &Value) -> Option<Vec<CaseResult>> {
     let cases = file.get("cases")?.as_array()?;
-    if cases.is_empty() || !cases.iter().all(|case| case.get("kind").is_some_and(Value::is_string)) {
-        return None;
-    }
-    Some(cases.iter().map(run_case).collect())
+    cases.first()?.get("kind")?;
+    Some((1usize..).zip(cases).map(|(number, case)| run_case(number, case)).collect())
 }
 
-fn run_case(value: &Value) -> CaseResult {
-    if let Some(result) = crate::env::warm_pool_case(value) {
-        return result;
-    }
-    let case = match Case::deserialize(value) {
-        Ok(case) => case,
-        Err(e) => {
-            let text = |key| value[key].as_str().unwrap_or("(unnamed)").to_owned();
-            let outcome = Outcome::Failed { expected: "a case".to_owned(), got: e.to_string() };
-            return CaseResult { kind: text("kind"), name: text("name"), outcome };
-        }
+fn run_case(number: usize, value: &Value) -> CaseResult {
+    let name = value["name"].as_str().map_or_else(|| format!("(case {number})"), str::to_owned);
+    let Some(kind) = value["kind"].as_str() else {
+        return CaseResult::new("(no kind)", &name, Outcome::Malformed("it has no kind".to_owned()));
     };
-    let result = decide(&case).unwrap_or_else(|problem| {
-        let outcome = Outcome::Failed { expected: case.expected.to_string(), got: problem };
-        CaseResult { kind: case.kind.clone(), name: case.name.clone(), outcome }
-    });
-    later(&case, result)
+    let outcome = match crate::env::warm_pool_case(value) {
+        Some(outcome) => outcome,
+        None => Case::deserialize(value).map_err(Outcome::from).and_then(|case| decide(&case)),
+    };
+    CaseResult::new(kind, &name, outcome.unwrap_or_else(|problem| problem))
 }
 
-fn decide(case: &Case) -> Result<CaseResult, String> {
+fn decide(case: &Case) -> Answer {
     match case.kind.as_str() {
         "tick" => tick::tick(case),
         "trace" => simulate::trace(case),
         "steady_state" | "doc_steady_state" => simulate::steady(case),
         "increase" => increase::run(case),
+        "reconcile" => reconcile::run(case),
+        "reconcile_cooldown" => reconcile::cooldown(case),
         "stats" => predicates::stats(case),
         "target_state" => predicates::target_state(case),
         "pool_low" => predicates::pool_low(case),
@@ -66,47 +84,28 @@ fn decide(case: &Case) -> Result<CaseResult, String> {
         "cluster_tag_match" => Ok(places::cluster_tag_match(case)),
         "subnet_excluded" => Ok(places::subnet_excluded(case)),
         "create_eni_subnets" => places::create_eni_subnets(case),
+        "unmanaged_enis" => managed::unmanaged_enis(case),
+        "unmanaged_count" => managed::unmanaged_count(case),
+        "network_cards" => managed::network_cards(case),
+        "eniconfig" => managed::eniconfig(case),
+        "trunk_slot" => managed::trunk_slot(case),
+        "wait_attached" => managed::wait_attached(case),
+        "insufficient_cidr_cooldown" => managed::insufficient_cidr_cooldown(case),
+        "stats_v6" => managed::stats_v6(case),
         "ec2_error_class" => Ok(ec2_error_class(case)),
-        kind => Ok(skipped(case, elsewhere(kind))),
+        kind => Ok(Outcome::Skipped(format!("no suite here knows the kind {kind:?}"))),
     }
 }
 
-/// Kinds that are no decision of a policy and for which no host function can be called from here.
-fn elsewhere(kind: &str) -> &'static str {
-    match kind {
-        "insufficient_cidr_cooldown" => "the pause after an exhausted subnet is the pool manager's, per subnet (W26)",
-        "reconcile" | "reconcile_cooldown" => "comparing the store with IMDS and EC2 is the pool manager's",
-        "wait_attached" => "waiting for a new interface is the pool manager's",
-        "unmanaged_enis" | "unmanaged_count" => "which interfaces are managed is the daemon's",
-        "network_cards" => "several network cards come later",
-        "eniconfig" => "custom networking comes later",
-        "trunk_slot" => "security groups for pods come later",
-        "stats_v6" => "IPv6 comes later",
-        _ => "this kind is not known here",
-    }
+/// The fields of `got` that `expected` names.
+fn named(expected: &Value, got: &Value) -> Value {
+    let keys = expected.as_object().into_iter().flat_map(|fields| fields.keys());
+    Value::Object(keys.map(|key| (key.clone(), got[key].clone())).collect::<Map<_, _>>())
 }
 
-fn skipped(case: &Case, reason: &str) -> CaseResult {
-    CaseResult { kind: case.kind.clone(), name: case.name.clone(), outcome: Outcome::Skipped(reason.to_owned()) }
-}
-
-/// A case of a mode that is not built yet may pass; if it does not, it does not apply.
-fn later(case: &Case, result: CaseResult) -> CaseResult {
-    let reason = if case.ipv6() {
-        "IPv6 comes later"
-    } else if case.prefixes() {
-        "prefix delegation comes later"
-    } else if case.several_cards() {
-        "several network cards come later"
-    } else {
-        return result;
-    };
-    if matches!(result.outcome, Outcome::Failed { .. }) { skipped(case, reason) } else { result }
-}
-
-fn ec2_error_class(case: &Case) -> CaseResult {
+fn ec2_error_class(case: &Case) -> Outcome {
     let code = case.state["code"].as_str().unwrap_or_default();
     let kind = ErrorKind::from_code(code, "");
     let all = json!({"subnet_exhausted": kind.is_exhausted(), "eni_limit_exceeded": kind == ErrorKind::AddressLimit});
-    CaseResult::compared(&case.kind, &case.name, &case.expected, predicates::named(&case.expected, &all))
+    Outcome::of(&case.expected, named(&case.expected, &all))
 }

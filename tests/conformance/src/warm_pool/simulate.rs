@@ -3,9 +3,10 @@
 use reservoir_core::policy::{Context, Unit};
 use serde_json::{Map, Value, json};
 
+use super::Answer;
 use super::case::{Case, EniState, IPS_PER_PREFIX, PoolState, Prefix};
 use super::tick::{self, Action, action_agrees, decide};
-use crate::{CaseResult, Outcome};
+use crate::Outcome;
 
 /// Seconds between two decisions, as the reference ticks.
 const TICK_SECONDS: u32 = 5;
@@ -26,8 +27,8 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(case: &'a Case) -> Result<Self, String> {
-        let mut pool = case.pool().map_err(|e| e.to_string())?;
+    fn new(case: &'a Case) -> Result<Self, Outcome> {
+        let mut pool = case.pool()?;
         if pool.enis.is_empty() {
             let primary = EniState { id: "eni-0".to_owned(), primary: Value::Bool(true), ..EniState::default() };
             pool.enis.push(primary);
@@ -140,7 +141,7 @@ fn give(eni: &mut EniState, unit: Unit, count: u32) {
 }
 
 /// Runs until nothing changes any more and compares the counts that the case names.
-pub(super) fn steady(case: &Case) -> Result<CaseResult, String> {
+pub(super) fn steady(case: &Case) -> Answer {
     let mut run = Run::new(case)?;
     let (mut quiet, mut ticks) = (0, 0);
     while quiet < QUIET_TICKS {
@@ -149,18 +150,20 @@ pub(super) fn steady(case: &Case) -> Result<CaseResult, String> {
         quiet = if nothing { quiet + 1 } else { 0 };
         ticks += 1;
         if ticks > MOST_TICKS {
-            return Err(format!("it does not settle: after {ticks} ticks it still does {}", tick::told(&actions)));
+            return Err(
+                format!("it does not settle: after {ticks} ticks it still does {}", tick::told(&actions)).into()
+            );
         }
     }
     let counts = run.counts();
     let named = case.expected.as_object().ok_or("expected is no object")?;
     let got: Map<String, Value> =
         named.keys().map(|key| (key.clone(), counts.get(key).cloned().unwrap_or(Value::Null))).collect();
-    Ok(CaseResult::compared(&case.kind, &case.name, &case.expected, Value::Object(got)))
+    Ok(Outcome::of(&case.expected, Value::Object(got)))
 }
 
 /// Compares the actions tick by tick.
-pub(super) fn trace(case: &Case) -> Result<CaseResult, String> {
+pub(super) fn trace(case: &Case) -> Answer {
     let mut run = Run::new(case)?;
     let by_tick = case.expected["actions_by_tick"].as_array().ok_or("expected has no actions_by_tick")?;
     let mut agreed = true;
@@ -185,5 +188,5 @@ pub(super) fn trace(case: &Case) -> Result<CaseResult, String> {
     } else {
         Outcome::Failed { expected: Value::from(by_tick.clone()).to_string(), got: Value::from(told).to_string() }
     };
-    Ok(CaseResult { kind: case.kind.clone(), name: case.name.clone(), outcome })
+    Ok(outcome)
 }
