@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use reservoir_core::manager::{Decided, Event, JobId};
+use reservoir_core::manager::{Decided, Event, JobId, Record};
 use reservoir_core::policy::{CreateEni, Node};
 use reservoir_policy::{
     Answer, Asked, Called, Decision, Digest, Loaded, Options, Policies, PolicyError, ReloadError, Shadow, Shadowed,
@@ -39,7 +39,7 @@ pub struct Policy {
     metrics: Metrics,
     decisions: Decisions,
     policies: OnceLock<Arc<Policies>>,
-    shadow: OnceLock<Shadow>,
+    shadow: OnceLock<(Shadow, Option<Watch>)>,
     /// The policy runtime cannot work.
     failed: Notify,
 }
@@ -65,7 +65,7 @@ impl PolicyThread {
                 Some(pool) => pool.policy().open(&pool),
                 None => return,
             };
-            let (policies, _watches) = match opened {
+            let (policies, _watch) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
                     tracing::error!("the policy runtime cannot be started: {error}");
@@ -113,6 +113,14 @@ impl Policy {
         &self.decisions
     }
 
+    /// The host has dealt with an answer: counts what it dropped, and keeps it for the record.
+    pub(crate) fn done(&self, record: Record) {
+        for dropped in &record.dropped {
+            self.metrics.policy_refused(invariant(&dropped.reason));
+        }
+        self.decisions.done(record);
+    }
+
     /// The components in force; none while the built-in one is still being compiled.
     #[must_use]
     pub fn policies(&self) -> Option<&Arc<Policies>> {
@@ -122,7 +130,7 @@ impl Policy {
     /// The components that are asked the same without effect, if there are to be any.
     #[must_use]
     pub fn shadow(&self) -> Option<&Arc<Policies>> {
-        self.shadow.get().map(Shadow::policies)
+        self.shadow.get().map(|(shadow, _)| shadow.policies())
     }
 
     /// Ends when the policy runtime cannot be started: there is no daemon without it.
@@ -131,7 +139,7 @@ impl Policy {
     }
 
     /// Compiles the built-in component, loads what the policy directory holds and watches it; the same for the shadow.
-    fn open(&self, pool: &Arc<Pool>) -> Result<(Arc<Policies>, Vec<Watch>), PolicyError> {
+    fn open(&self, pool: &Arc<Pool>) -> Result<(Arc<Policies>, Option<Watch>), PolicyError> {
         let Sources { pin, cache, .. } = self.sources.clone();
         let policies = Arc::new(Policies::new(Options { pin, cache, ..Options::default() })?);
         let weak = Arc::downgrade(pool);
@@ -144,15 +152,19 @@ impl Policy {
         });
         // Set once: this is the only caller.
         let _ = self.policies.set(policies.clone());
-        let mut watches: Vec<Watch> = watch.into_iter().collect();
-        if let Some(dir) = &self.sources.shadow_dir {
-            watches.extend(self.open_shadow(pool, &policies, dir));
+        if let Some(dir) = self.sources.shadow_dir.clone() {
+            let (pool, policies) = (pool.clone(), policies.clone());
+            // Compiling it must not hold up the first decision.
+            let open = move || pool.policy().open_shadow(&pool, &policies, &dir);
+            if let Err(error) = std::thread::Builder::new().name("policy-shadow".to_owned()).spawn(open) {
+                tracing::error!("no thread for the shadow policy, it is not asked: {error}");
+            }
         }
-        Ok((policies, watches))
+        Ok((policies, watch))
     }
 
     /// Nothing that goes wrong with a shadow is a reason not to serve.
-    fn open_shadow(&self, pool: &Arc<Pool>, policies: &Policies, dir: &Path) -> Option<Watch> {
+    fn open_shadow(&self, pool: &Arc<Pool>, policies: &Policies, dir: &Path) {
         let (for_answers, for_news) = (Arc::downgrade(pool), Arc::downgrade(pool));
         let heard = move |node: &Arc<Node>, shadowed: Shadowed| {
             let Some(pool) = for_answers.upgrade() else { return };
@@ -163,21 +175,22 @@ impl Policy {
             Ok(shadow) => shadow,
             Err(error) => {
                 tracing::error!("no thread for the shadow policy, it is not asked: {error}");
-                return None;
+                return;
             }
         };
+        // Loaded before it is asked, or it would differ as the built-in policy does.
         let watch = watch(pool, shadow.policies(), dir, move |result| {
             if let Some(pool) = for_news.upgrade() {
                 pool.metrics().shadow_load(word(result));
             }
         });
-        let _ = self.shadow.set(shadow);
-        watch
+        // Set once: this is the only caller.
+        let _ = self.shadow.set((shadow, watch));
     }
 
     /// Hands a question with its answer to the shadow, if there is one.
     fn shadow_asked(&self, ask: impl FnOnce(&Shadow) -> bool) {
-        if let Some(shadow) = self.shadow.get()
+        if let Some((shadow, _)) = self.shadow.get()
             && !ask(shadow)
         {
             self.metrics.shadow_skipped();
@@ -255,6 +268,14 @@ impl Policy {
     }
 }
 
+/// The invariant that a reason names, such as `I5` of `I5: no free slot` (spec 01 §12.2).
+fn invariant(reason: &str) -> &'static str {
+    const ALL: [&str; 15] =
+        ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "I15"];
+    let name = reason.split(':').next().unwrap_or_default();
+    ALL.into_iter().find(|one| *one == name).unwrap_or("other")
+}
+
 /// Watches `dir` for `policies`. What is in force stays if that does not work.
 fn watch(
     pool: &Arc<Pool>,
@@ -284,4 +305,17 @@ fn reason(decision: &Decision) -> String {
         Ok(Answer::Subnets(_)) | Err(_) => None,
     });
     said.find(|reason| !reason.is_empty()).cloned().unwrap_or_else(|| "it gives no reason".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_action_is_counted_by_its_invariant() {
+        assert_eq!(invariant("I5: no free slot"), "I5");
+        assert_eq!(invariant("I15: the card grows"), "I15");
+        assert_eq!(invariant("I99: what is this"), "other");
+        assert_eq!(invariant(""), "other");
+    }
 }

@@ -275,7 +275,7 @@ impl Pool {
                     self.policy().decisions().event(&text);
                     log(level, &text);
                 }
-                Command::Record(record) => self.policy().decisions().done(*record),
+                Command::Record(record) => self.policy().done(*record),
                 other => {
                     // The driver lives as long as the pool; after it nothing is to be done.
                     let _ = self.commands.send(other);
