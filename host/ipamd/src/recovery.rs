@@ -114,7 +114,61 @@ pub fn look_again(pool: &Arc<Pool>, unproven: Vec<Unproven>) {
 /// The key under which a rebuilt entry of this pod stands.
 #[must_use]
 pub fn key(namespace: &str, name: &str) -> Key {
-    Key::new(RECOVERED, reservoir_net::names::suffix(namespace, name, 0), "unknown")
+    key_of(namespace, name, 0)
+}
+
+/// The keys under which rebuilt entries of this pod stand if it has so many interfaces: each has a veth with a name of its
+/// own (spec 04 §3.1), and the host does not show which belong together.
+#[must_use]
+pub fn keys(namespace: &str, name: &str, interfaces: usize) -> Vec<Key> {
+    (0..interfaces).map(|index| key_of(namespace, name, index)).collect()
+}
+
+fn key_of(namespace: &str, name: &str, index: usize) -> Key {
+    Key::new(RECOVERED, reservoir_net::names::suffix(namespace, name, index), "unknown")
+}
+
+/// Reads the checkpoints of these cards, each with its own file beside that of card 0 (spec 02 §6.1). A card's file may be
+/// missing because the card held nothing, or was not managed, when the last run wrote; only an address that the host shows
+/// and that no file tells of says that one was lost.
+///
+/// # Errors
+/// [`RecoveryError`]: nothing has been changed, but for damaged files set aside.
+pub fn read_cards(
+    of_card_0: &Path,
+    cards: &[u32],
+    network: &dyn HostNetwork,
+    unix_seconds: u64,
+    ipv6: bool,
+) -> Result<Vec<(u32, Found)>, RecoveryError> {
+    let mut all = Vec::with_capacity(cards.len());
+    let mut missing = None;
+    for &card in cards {
+        let path = checkpoint::path(of_card_0, card);
+        let found = read_file(&path, network, unix_seconds, ipv6)?.unwrap_or_else(|| {
+            missing.get_or_insert((all.len(), path));
+            Found::default()
+        });
+        all.push((card, found));
+    }
+    if let Some((at, path)) = missing {
+        let told = all.iter().flat_map(|(_, found)| &found.kept).map(|(_, ip)| *ip).collect();
+        // Whichever card they are on: the pool knows once it has its interfaces.
+        all[at].1 = lost(&path, network, &told);
+    }
+    Ok(all)
+}
+
+/// There is no checkpoint: a fresh boot, the directory being a tmpfs; or the file was lost while pods run, and the host
+/// shows which. Those `told` of elsewhere are no loss.
+fn lost(path: &Path, network: &dyn HostNetwork, told: &HashSet<IpAddr>) -> Found {
+    let mut kept = network.pods().map(in_use).unwrap_or_default();
+    kept.retain(|(_, address)| !told.contains(address));
+    if !kept.is_empty() {
+        tracing::error!(file = %path.display(), pods = kept.len(), "there is no checkpoint, but the host shows pods: \
+            their addresses are kept in use");
+    }
+    Found { rewrite: !kept.is_empty(), unproven: unproven(&kept), kept, ..Found::default() }
 }
 
 /// Reads the checkpoint and sorts it by what the host shows.
@@ -130,25 +184,27 @@ pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result
 /// # Errors
 /// As [`read`].
 pub fn read_for(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, ipv6: bool) -> Result<Found, RecoveryError> {
+    let found = read_file(path, network, unix_seconds, ipv6)?;
+    Ok(found.unwrap_or_else(|| lost(path, network, &HashSet::new())))
+}
+
+/// None: there is no such file.
+fn read_file(
+    path: &Path,
+    network: &dyn HostNetwork,
+    unix_seconds: u64,
+    ipv6: bool,
+) -> Result<Option<Found>, RecoveryError> {
     files::remove_stale(path);
-    let shown = || path.display().to_string();
     let text = match fs::read(path) {
         Ok(text) => text,
-        // A fresh boot, the directory being a tmpfs; or the file was lost while pods run: the host shows which.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let kept = network.pods().map(in_use).unwrap_or_default();
-            if !kept.is_empty() {
-                tracing::error!(file = %shown(), pods = kept.len(), "there is no checkpoint, but the host shows pods: \
-                    their addresses are kept in use");
-            }
-            return Ok(Found { rewrite: !kept.is_empty(), kept, ..Found::default() });
-        }
-        Err(source) => return Err(RecoveryError::Io { path: shown(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(RecoveryError::Io { path: path.display().to_string(), source }),
     };
     let allocations = match checkpoint::parse(&text) {
         Ok(allocations) => allocations,
         Err(error @ ParseError::Version(_)) => return Err(RecoveryError::Version(error)),
-        Err(ParseError::Malformed(reason)) => return rebuild(path, network, unix_seconds, reason),
+        Err(ParseError::Malformed(reason)) => return rebuild(path, network, unix_seconds, reason).map(Some),
     };
     let links = network.links().map_err(RecoveryError::Links)?;
     let suffixes: HashSet<&str> = links.iter().filter_map(|l| l.get(l.len().checked_sub(11)?..)).collect();
@@ -179,7 +235,7 @@ pub fn read_for(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, ipv6:
         );
     }
     let unproven = if no_links { Vec::new() } else { unproven(&sorted.kept) };
-    Ok(Found { kept: sorted.kept, dropped: sorted.dropped, rewrite: true, prune: sorted.prune, unproven })
+    Ok(Some(Found { kept: sorted.kept, dropped: sorted.dropped, rewrite: true, prune: sorted.prune, unproven }))
 }
 
 fn unproven(kept: &[(Allocation, IpAddr)]) -> Vec<Unproven> {

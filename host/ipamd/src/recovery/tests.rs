@@ -121,3 +121,33 @@ fn an_address_given_moments_ago_is_kept_although_its_veth_is_not_there_yet() {
     let without_kernel = read(&path, &host(&[]), 1000).unwrap();
     assert_eq!((without_kernel.kept.len(), without_kernel.unproven.len()), (3, 0), "no links: all live");
 }
+
+#[test]
+fn a_card_without_a_file_is_a_loss_only_where_the_host_shows_more_than_the_others_tell() {
+    let pod =
+        PodMeta { namespace: "kube-system".to_owned(), name: "coredns-57ff979f67-qqbdh".to_owned(), interfaces: 2 };
+    let told = checkpoint::entry(&Key::new("n", "c", "eth0"), "10.0.0.5".parse().unwrap(), 1, &pod);
+    let content = checkpoint::render([told.as_str()].into_iter());
+    let (_dir, path) = file(Some(std::str::from_utf8(&content).unwrap()));
+    let second = reservoir_net::names::host_veth("eni", "kube-system", "coredns-57ff979f67-qqbdh", 1);
+    let second: &'static str = Box::leak(second.into_boxed_str());
+    let host = |pods: &[(&str, &'static str)]| Host {
+        links: Some(vec!["lo", "enib5faff8a083", second]),
+        pods: Some(pods.iter().map(|(ip, veth)| (ip.parse().unwrap(), Some(*veth))).collect()),
+    };
+    let shown =
+        |found: &Found| found.kept.iter().map(|(a, ip)| (a.key.network.clone(), ip.to_string())).collect::<Vec<_>>();
+
+    let all = read_cards(&path, &[0, 1], &host(&[("10.0.0.5", "enib5faff8a083")]), 1000, false).unwrap();
+    assert_eq!(all.iter().map(|(card, _)| *card).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(shown(&all[0].1), [("n".to_owned(), "10.0.0.5".to_owned())]);
+    assert!(all[1].1.kept.is_empty() && !all[1].1.rewrite, "the card held nothing: {:?}", all[1].1);
+
+    let two = [("10.0.0.5", "enib5faff8a083"), ("10.0.1.7", second)];
+    let all = read_cards(&path, &[0, 1, 2], &host(&two), 1000, false).unwrap();
+    assert_eq!(shown(&all[1].1), [(RECOVERED.to_owned(), "10.0.1.7".to_owned())], "only what no file tells of");
+    assert!(all[1].1.rewrite && all[1].1.unproven.len() == 1 && all[2].1.kept.is_empty());
+    let keys = keys("kube-system", "coredns-57ff979f67-qqbdh", 2);
+    assert_eq!(keys[0], key("kube-system", "coredns-57ff979f67-qqbdh"));
+    assert_eq!(all[1].1.kept[0].0.key, keys[1], "a late DEL finds the second interface's address too");
+}
