@@ -87,7 +87,7 @@ fn decide(case: &Case) -> Answer {
         "unmanaged_enis" => managed::unmanaged_enis(case),
         "unmanaged_count" => managed::unmanaged_count(case),
         "network_cards" => managed::network_cards(case),
-        "eniconfig" => managed::eniconfig(case),
+        "eniconfig" => Ok(managed::eniconfig(case)),
         "trunk_slot" => managed::trunk_slot(case),
         "wait_attached" => managed::wait_attached(case),
         "insufficient_cidr_cooldown" => managed::insufficient_cidr_cooldown(case),
