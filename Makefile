@@ -3,13 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VECTORS ?= tests/vectors
 
-.PHONY: help setup build plugin demo test check rings conformance bench policies fmt doc clean
+.PHONY: help setup build plugin demo test check rings conformance bench scenarios policies fmt doc clean
 
 help:
 	@echo 'make demo          the main job on the simulated AWS: pods get VPC addresses (root)'
 	@echo 'make test          format, lints, every test ring, docs'
 	@echo 'make conformance   run vectors: VECTORS=DIR (default tests/vectors)'
 	@echo 'make bench         the figures, each beside its floor (root; release build)'
+	@echo 'make scenarios     a day of each workload under each policy, scored (release build)'
 	@echo 'make policies      rebuild the committed .wasm components (needs the wasm32-wasip2 target)'
 	@echo 'make check         format and lints alone'
 	@echo 'make rings         the test rings alone: RING=unit|conformance|policy|sim|kernel|e2e|moto|cnitool'
@@ -47,6 +48,9 @@ conformance: setup
 bench: setup plugin
 	cargo build --locked --release -p reservoir-ipamd -p reservoir-sim -p bench --bins
 	target/release/bench
+
+scenarios: setup
+	cargo run --locked --quiet --release -p policy-test -- scenarios
 
 policies: setup
 	policies/build.sh

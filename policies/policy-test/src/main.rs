@@ -4,6 +4,8 @@
 mod check;
 mod explain;
 mod input;
+mod native;
+mod scenarios;
 mod table;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -42,6 +44,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Score policies: a day of each workload on a simulated node under virtual time, beside the documented settings
+    Scenarios(scenarios::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Explain { snapshot, policy, settings, json } => {
             explain::run(&snapshot, policy.as_deref(), settings.settings, json)
         }
+        Command::Scenarios(args) => scenarios::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -108,3 +108,29 @@ fn explain_names_the_field_that_is_wrong() {
     assert_eq!(out.status.code(), Some(2));
     assert!(stderr.contains("NAME=VALUE"), "{stderr}");
 }
+
+#[test]
+fn scenarios_score_every_policy_on_every_workload() {
+    let adaptive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adaptive/policy.wasm");
+    let wasm = adaptive.to_str().unwrap();
+    let args = ["scenarios", "--hours", "1", "--workload", "flap", "--workload", "steady", "--policy", wasm];
+    let (out, stdout, stderr) = run(&args);
+    assert!(out.status.success(), "{stderr}");
+    for part in ["m5.xlarge for 1 h, seed 1", "WARM_ENI_TARGET=1", "adaptive/policy.wasm", "idle address-hours"] {
+        assert!(stdout.contains(part), "{part:?} is not in\n{stdout}");
+    }
+    let (_, stdout, _) = run(&[&args[..], &["--json"]].concat());
+    let rows: Value = serde_json::from_str(&stdout).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 12, "six policies, two workloads");
+    assert!(rows.iter().all(|row| row["pods"].as_u64() > Some(10) && row["idle_address_hours"].as_f64() > Some(0.0)));
+    assert_eq!(rows[4]["policy"], "adaptive");
+    assert_eq!(rows[4]["idle_address_hours"], rows[5]["idle_address_hours"], "native and in WebAssembly");
+}
+
+#[test]
+fn scenarios_name_what_is_not_there() {
+    assert!(fails(&["scenarios", "--workload", "stedy"]).contains("there are steady, diurnal, burst"));
+    assert!(fails(&["scenarios", "--instance-type", "m5.huge", "--hours", "1"]).contains("\"m5.huge\""));
+    assert!(fails(&["scenarios", "--policy", "/no/such.wasm"]).contains("/no/such.wasm cannot be read"));
+}

@@ -1,0 +1,224 @@
+//! Policies of this repository as native code: the same functions that the components export, without WebAssembly around
+//! them. A day takes a tenth of the time, and the answers are the same (tests/scenarios.rs).
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use reservoir_core::policy as host;
+use reservoir_policy_sdk as sdk;
+use reservoir_sim::node::{Decision, Policy};
+use sdk::{Planning, Sizing, Subnets};
+
+/// Cuts targets to what the cards can hold, as the host does between sizing and planning.
+pub(crate) type Cut = fn(&host::Node, &[host::Targets]) -> Vec<host::Targets>;
+
+/// Sizing by `S`, planning by `P`, subnets by `R`.
+pub(crate) struct Native<S, P, R> {
+    cut: Cut,
+    sizing: Vec<u8>,
+    planning: Vec<u8>,
+    who: PhantomData<(S, P, R)>,
+}
+
+impl<S, P, R> Native<S, P, R> {
+    pub(crate) fn new(cut: Cut) -> Self {
+        Self { cut, sizing: Vec::new(), planning: Vec::new(), who: PhantomData }
+    }
+}
+
+impl<S, P, R> fmt::Debug for Native<S, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Native")
+    }
+}
+
+impl<S: Sizing, P: Planning, R: Subnets> Policy for Native<S, P, R> {
+    fn decide(&mut self, node: &host::Node) -> Decision {
+        let context = |memo: &Vec<u8>| sdk::Context { settings: vec![], memo: memo.clone() };
+        let facts = node_of(node);
+        let sizes = match S::decide(facts.clone(), context(&self.sizing)) {
+            Ok(sizes) => sizes,
+            Err(reason) => return Decision { reason, ..Decision::default() },
+        };
+        self.sizing.clone_from(&sizes.note.memo);
+        let targets = (self.cut)(node, &sizes.targets.iter().map(targets_back).collect::<Vec<_>>());
+        let plan = match P::decide(facts, context(&self.planning), targets.iter().map(targets_of).collect()) {
+            Ok(plan) => plan,
+            Err(reason) => return Decision { targets, reason, ..Decision::default() },
+        };
+        self.planning.clone_from(&plan.note.memo);
+        Decision {
+            reason: format!("{}; {}", sizes.note.reason, plan.note.reason),
+            wake_after_seconds: [sizes.note.wake_after_seconds, plan.note.wake_after_seconds]
+                .into_iter()
+                .flatten()
+                .min(),
+            refresh_subnets: sizes.note.refresh_subnets || plan.note.refresh_subnets,
+            plan: Some(plan_back(plan)),
+            targets,
+        }
+    }
+
+    fn rank(&mut self, node: &host::Node, request: &host::CreateEni) -> Result<Vec<String>, String> {
+        let context = sdk::Context { settings: vec![], memo: vec![] };
+        let request = sdk::CreateEni { card: request.card, unit: unit_of(request.unit), count: request.count };
+        R::rank(node_of(node), context, request)
+    }
+}
+
+fn node_of(node: &host::Node) -> sdk::Node {
+    let families = node.families.iter().map(|f| match f {
+        host::Family::Ipv4 => sdk::Families::IPV4,
+        host::Family::Ipv6 => sdk::Families::IPV6,
+    });
+    sdk::Node {
+        now: node.now,
+        name: node.name.clone(),
+        instance_type: node.instance_type.clone(),
+        availability_zone: node.availability_zone.clone(),
+        labels: node.labels.clone(),
+        families: families.fold(sdk::Families::empty(), |all, f| all | f),
+        unit: unit_of(node.unit),
+        limits: sdk::Limits {
+            slots_per_eni: node.limits.slots_per_eni,
+            ips_per_prefix: node.limits.ips_per_prefix,
+            max_pods: node.limits.max_pods,
+        },
+        cards: node.cards.iter().map(card_of).collect(),
+        enis: node.enis.iter().map(eni_of).collect(),
+        subnets: node.subnets.iter().map(subnet_of).collect(),
+        gates: sdk::Gates {
+            grow: gate_of(node.gates.grow),
+            release: gate_of(node.gates.release),
+            remove: gate_of(node.gates.remove),
+            ec2_calls_left: node.gates.ec2_calls_left,
+        },
+        draining: node.draining,
+        booted_seconds: node.booted_seconds,
+        history: node.history.iter().map(minute_of).collect(),
+        extra: node.extra.clone(),
+    }
+}
+
+fn unit_of(unit: host::Unit) -> sdk::Unit {
+    match unit {
+        host::Unit::Ip => sdk::Unit::Ip,
+        host::Unit::Prefix => sdk::Unit::Prefix,
+    }
+}
+
+fn unit_back(unit: sdk::Unit) -> host::Unit {
+    match unit {
+        sdk::Unit::Ip => host::Unit::Ip,
+        sdk::Unit::Prefix => host::Unit::Prefix,
+    }
+}
+
+fn gate_of(gate: host::Gate) -> sdk::Gate {
+    match gate {
+        host::Gate::Open => sdk::Gate::Open,
+        host::Gate::OpensIn(seconds) => sdk::Gate::OpensIn(seconds),
+        host::Gate::Closed => sdk::Gate::Closed,
+    }
+}
+
+fn targets_of(targets: &host::Targets) -> sdk::Targets {
+    let host::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips } = *targets;
+    sdk::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips }
+}
+
+fn targets_back(targets: &sdk::Targets) -> host::Targets {
+    let sdk::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips } = *targets;
+    host::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips }
+}
+
+fn minute_of(minute: &host::Minute) -> sdk::Minute {
+    let host::Minute { adds, deletes, starved, peak_assigned, ec2_calls, ec2_throttled } = *minute;
+    sdk::Minute { adds, deletes, starved, peak_assigned, ec2_calls, ec2_throttled }
+}
+
+fn card_of(card: &host::Card) -> sdk::Card {
+    sdk::Card {
+        index: card.index,
+        max_enis: card.max_enis,
+        enis_in_flight: card.enis_in_flight,
+        ips_in_flight: card.ips_in_flight,
+        waiting: card.waiting,
+        configured: targets_of(&card.configured),
+    }
+}
+
+fn eni_of(eni: &host::Eni) -> sdk::Eni {
+    let traits = eni.traits.0.iter().map(|t| match t {
+        host::EniTrait::Primary => sdk::EniTraits::PRIMARY,
+        host::EniTrait::Trunk => sdk::EniTraits::TRUNK,
+        host::EniTrait::Efa => sdk::EniTraits::EFA,
+        host::EniTrait::Excluded => sdk::EniTraits::EXCLUDED,
+        host::EniTrait::Closed => sdk::EniTraits::CLOSED,
+    });
+    sdk::Eni {
+        id: eni.id.clone(),
+        card: eni.card,
+        device_index: eni.device_index,
+        subnet: eni.subnet.clone(),
+        traits: traits.fold(sdk::EniTraits::empty(), |all, t| all | t),
+        age_seconds: eni.age_seconds,
+        cidrs: eni.cidrs.iter().map(cidr_of).collect(),
+    }
+}
+
+fn cidr_of(cidr: &host::Cidr) -> sdk::Cidr {
+    sdk::Cidr {
+        id: cidr.id,
+        unit: unit_of(cidr.unit),
+        size: cidr.size,
+        serving: cidr.serving,
+        assigned: cidr.assigned,
+        cooling: cidr.cooling,
+        cooled_in_seconds: cidr.cooled_in_seconds,
+        age_seconds: cidr.age_seconds,
+        idle_seconds: cidr.idle_seconds,
+    }
+}
+
+fn subnet_of(subnet: &host::Subnet) -> sdk::Subnet {
+    sdk::Subnet {
+        id: subnet.id.clone(),
+        cidr: subnet.cidr.clone(),
+        ipv6: subnet.ipv6,
+        primary: subnet.primary,
+        standing: match subnet.standing {
+            host::Standing::Eligible => sdk::Standing::Eligible,
+            host::Standing::Possible => sdk::Standing::Possible,
+            host::Standing::Forbidden => sdk::Standing::Forbidden,
+        },
+        free_ips: subnet.free_ips,
+        seen_seconds: subnet.seen_seconds,
+        ips_refused_seconds: subnet.ips_refused_seconds,
+        prefixes_refused_seconds: subnet.prefixes_refused_seconds,
+        tags: subnet.tags.clone(),
+    }
+}
+
+fn plan_back(plan: sdk::Plan) -> host::Plan {
+    let growth = |growth| match growth {
+        sdk::Growth::Assign(sdk::Assign { eni, unit, count }) => {
+            host::Growth::Assign(host::Assign { eni, unit: unit_back(unit), count })
+        }
+        sdk::Growth::CreateEni(sdk::CreateEni { card, unit, count }) => {
+            host::Growth::CreateEni(host::CreateEni { card, unit: unit_back(unit), count })
+        }
+    };
+    host::Plan {
+        grow: plan.grow.into_iter().map(growth).collect(),
+        release: plan.release,
+        remove: plan.remove,
+        drain: plan.drain,
+        note: host::Note {
+            reason: plan.note.reason,
+            wake_after_seconds: plan.note.wake_after_seconds,
+            refresh_subnets: plan.note.refresh_subnets,
+            memo: plan.note.memo,
+        },
+    }
+}
