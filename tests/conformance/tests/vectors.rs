@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use conformance::{Counts, FileReport, Outcome, render, run_directories};
+use conformance::{Counts, FileReport, render, run_directories};
 
 fn vectors() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../vectors")
