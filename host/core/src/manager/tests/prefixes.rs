@@ -61,6 +61,9 @@ fn what_the_other_setting_left_goes_back_at_the_start() {
     let mut w = World::with(in_unit(Unit::Prefix), mixed(), 1, Journal::default());
     w.run(5);
     assert_eq!(held(&w), [prefix(0).to_string()], "all unassigned single addresses");
+    let first = |api: &str| w.calls.iter().position(|c| c == api).unwrap();
+    let (told, given) = (first("DescribeNetworkInterfaces"), first("UnassignPrivateIpAddresses"));
+    assert!(told < given, "not on the word of IMDS: {:?}", w.calls);
     w.check();
     let mut w = World::with(in_unit(Unit::Ip), mixed(), 1, Journal::default());
     w.run(5);
