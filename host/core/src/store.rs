@@ -270,6 +270,7 @@ impl Store {
                     self.orphans.push(Orphan { address: ip, assignment });
                 }
             }
+            Change::Lost { .. } => {}
         }
     }
 
@@ -305,6 +306,38 @@ impl Store {
             return Err(Error::Cooling);
         }
         Ok(self.enis.remove(at).spec)
+    }
+
+    /// Takes a CIDR out that does not exist any more, whoever holds its addresses: none of them cools. How many pods lost
+    /// theirs.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEni`], [`Error::UnknownCidr`].
+    pub fn force_cidr(&mut self, eni: &str, net: IpNet) -> Result<u32, Error> {
+        let at = self.eni_index(eni).ok_or(Error::UnknownEni)?;
+        let eni = &mut self.enis[at];
+        let index = eni.cidr_index(net).map_err(|_| Error::UnknownCidr)?;
+        let cidr = eni.cidrs.remove(index);
+        eni.assigned -= cidr.assigned;
+        self.forget_pods(std::slice::from_ref(&cidr));
+        Ok(cidr.assigned)
+    }
+
+    /// Takes an interface out that does not exist any more, whoever holds its addresses. How many pods lost theirs.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEni`].
+    pub fn force_eni(&mut self, eni: &str) -> Result<(EniSpec, u32), Error> {
+        let at = self.eni_index(eni).ok_or(Error::UnknownEni)?;
+        let eni = self.enis.remove(at);
+        self.forget_pods(&eni.cidrs);
+        Ok((eni.spec, eni.assigned))
+    }
+
+    fn forget_pods(&mut self, cidrs: &[Cidr]) {
+        for assignment in cidrs.iter().flat_map(|c| &c.addresses).filter_map(|a| a.assignment.as_ref()) {
+            self.by_key.remove(&assignment.key);
+        }
     }
 
     /// Takes over what a checkpoint told (spec 02 §6.5, §6.7): an address that lies in no CIDR stays with its pod as an

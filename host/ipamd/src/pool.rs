@@ -20,12 +20,15 @@ use std::time::Instant;
 use reservoir_cloud::Cloud;
 use reservoir_core::checkpoint;
 use reservoir_core::cloud::{CloudError, ErrorKind};
-use reservoir_core::manager::{Add, CardPool, Command, Counter, Event, Level, Manager, Now, Refusal, WaiterId, Wanted};
+use reservoir_core::manager::{
+    Add, CardPool, Command, Counter, Event, Level, Manager, Now, Reconciled, Refusal, WaiterId, Wanted,
+};
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::files;
+use crate::metrics;
 use crate::metrics::{IpamdError, Metrics, Outcome, PodEniError, Waited};
 use crate::network::HostNetwork;
 use crate::policy::{Policy, PolicyThread, Question};
@@ -113,7 +116,13 @@ impl Pool {
             stopping: false,
             armed: None,
         };
-        let pool = Self { inner: Mutex::new(inner), dirty: Condvar::new(), nearer: Notify::new(), commands, edges };
+        let pool = Self {
+            inner: Mutex::new(inner),
+            dirty: Condvar::new(),
+            nearer: Notify::new(),
+            commands,
+            edges,
+        };
         let pool = Arc::new(pool);
         pool.drain(&mut pool.lock());
         (pool, receiver)
@@ -254,7 +263,9 @@ impl Pool {
         for command in inner.manager.take_commands() {
             match command {
                 Command::Resolve { waiter, outcome } => {
-                    let Some(sender) = inner.waiters.remove(&waiter) else { continue };
+                    let Some(sender) = inner.waiters.remove(&waiter) else {
+                        continue;
+                    };
                     let answer = match outcome {
                         Ok(assigned) if sender.is_closed() => {
                             untold.extend(assigned);
@@ -271,6 +282,9 @@ impl Pool {
                     let _ = sender.send(answer);
                 }
                 Command::Count(counter) => self.count(counter),
+                Command::Reconciled { what, items } => self.reconciled(what, items),
+                // Nobody waits for it.
+                Command::Changed(changes) => drop(self.note(inner, changes)),
                 Command::Log { level, text } => {
                     self.policy().decisions().event(&text);
                     log(level, &text);
@@ -294,6 +308,18 @@ impl Pool {
         if inner.armed.is_some_and(|armed| next < armed) {
             inner.armed = Some(next);
             self.nearer.notify_one();
+        }
+    }
+
+    fn reconciled(&self, what: Reconciled, items: u64) {
+        let metrics = &self.edges.metrics;
+        match what {
+            Reconciled::EniAdded => metrics.reconciled(metrics::Reconciled::EniAdded, items),
+            Reconciled::EniRemoved => metrics.reconciled(metrics::Reconciled::EniDeleted, items),
+            Reconciled::BlockRemoved => metrics.reconciled(metrics::Reconciled::IpDeleted, items),
+            Reconciled::BlockConfirmed => metrics.reconciled(metrics::Reconciled::IpConfirmed, items),
+            Reconciled::EniLost => metrics.eni_force_removed(0),
+            Reconciled::AddressLost => metrics.addresses_force_removed(items),
         }
     }
 
@@ -357,7 +383,12 @@ impl Pool {
                     let call = tokio::spawn(async move { cloud.call(request).await });
                     let result = call.await.unwrap_or_else(|error| {
                         let (kind, code) = (ErrorKind::Unknown, String::new());
-                        Err(CloudError { api, kind, code, message: error.to_string() })
+                        Err(CloudError {
+                            api,
+                            kind,
+                            code,
+                            message: error.to_string(),
+                        })
                     });
                     pool.tell(Event::Cloud { job, result });
                 });
@@ -375,8 +406,14 @@ impl Pool {
                 });
             }
             // Modes that need them are refused at start (config/not_yet.rs).
-            Command::EniConfig { job } => self.tell(Event::EniConfig { job, result: Err(NO_API.to_owned()) }),
-            Command::Announce(feature) => self.tell(Event::Announced { feature, result: Err(NO_API.to_owned()) }),
+            Command::EniConfig { job } => self.tell(Event::EniConfig {
+                job,
+                result: Err(NO_API.to_owned()),
+            }),
+            Command::Announce(feature) => self.tell(Event::Announced {
+                feature,
+                result: Err(NO_API.to_owned()),
+            }),
             Command::TearDownEni { eni } => {
                 let pool = self.clone();
                 tokio::task::spawn_blocking(move || {
@@ -395,7 +432,12 @@ impl Pool {
                 }
             }
             // Done under the lock.
-            Command::Resolve { .. } | Command::Record(_) | Command::Count(_) | Command::Log { .. } => {}
+            Command::Resolve { .. }
+            | Command::Record(_)
+            | Command::Count(_)
+            | Command::Reconciled { .. }
+            | Command::Changed(_)
+            | Command::Log { .. } => {}
         }
     }
 
@@ -462,7 +504,11 @@ impl Pool {
         for (done, (card, content)) in files.iter().enumerate() {
             let started = Instant::now();
             let result = files::replace(&checkpoint::path(&self.edges.checkpoint, *card), content);
-            let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
+            let outcome = if result.is_ok() {
+                Outcome::Success
+            } else {
+                Outcome::Error
+            };
             self.edges.metrics.checkpoint_written(outcome, started.elapsed());
             if result.is_err() {
                 return (done, result);
@@ -498,13 +544,17 @@ impl Pool {
 
 impl std::fmt::Debug for Edges {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Edges").field("checkpoint", &self.checkpoint).finish_non_exhaustive()
+        f.debug_struct("Edges")
+            .field("checkpoint", &self.checkpoint)
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("checkpoint", &self.edges.checkpoint).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("checkpoint", &self.edges.checkpoint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -522,7 +572,9 @@ fn contents(manager: &Manager, cards: &BTreeSet<u32>) -> Vec<(u32, Vec<u8>)> {
 }
 
 async fn wait_written(written: Written) -> io::Result<()> {
-    written.await.unwrap_or_else(|_| Err(io::Error::other("the daemon is stopping")))
+    written
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the daemon is stopping")))
 }
 
 /// Ends a wait when its caller goes away.

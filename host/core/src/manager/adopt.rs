@@ -34,21 +34,15 @@ impl Manager {
         match result {
             Ok(()) => {
                 self.unconfirmed.remove(&id);
-                self.set_excluded(&id, false);
+                self.settle_service(&id);
                 self.take_in(now, job.eni, self.settings.unit, &job.nets);
             }
             Err(error) => {
                 self.out.push(Command::Count(super::Counter::SetUpEniFailed));
-                self.set_excluded(&id, true);
                 self.unconfirmed.insert(id.clone());
+                self.settle_service(&id);
                 self.log(Level::Error, format!("{id} is attached and cannot be used: {error}"));
             }
-        }
-    }
-
-    pub(super) fn set_excluded(&mut self, eni: &str, excluded: bool) {
-        if let Some(store) = self.cards.store_of(eni) {
-            store.update_eni(eni, |spec| spec.excluded = excluded);
         }
     }
 

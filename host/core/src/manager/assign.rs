@@ -43,6 +43,7 @@ impl Manager {
         match result {
             Ok(Answer::Assigned { addresses, prefixes }) => {
                 self.growth.succeed();
+                self.took_from(&job.subnet, addresses.len(), prefixes.len());
                 self.add_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes));
                 if job.last_try {
                     // The subnet runs dry: what it still has is worth knowing before the next request.

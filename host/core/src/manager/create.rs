@@ -53,6 +53,13 @@ enum Stage {
 }
 
 impl Create {
+    /// IPs that the subnet is being asked for, the interface's own among them.
+    pub fn asks_of(&self, subnet: &str) -> u32 {
+        let asked =
+            self.made.is_none() && self.stage == Stage::Create && self.candidates.front().is_some_and(|s| s == subnet);
+        if asked && self.unit == Unit::Ip { self.count + 1 } else { 0 }
+    }
+
     pub fn is_for(&self, eni: &str) -> bool {
         self.made.as_ref().is_some_and(|m| m.eni == eni)
     }
@@ -122,10 +129,7 @@ impl Manager {
                         job.stage = Stage::Rank;
                         continue;
                     }
-                    let Self { settings, .. } = self;
-                    let vpc = settings.instance.vpc.clone();
-                    let availability_zone = settings.instance.availability_zone.clone();
-                    break Some(Request::DescribeSubnets { vpc, availability_zone });
+                    break Some(self.subnets_request());
                 }
                 Stage::Rank if let Some(config) = &job.eni_config => {
                     // There is nothing to choose (spec 01 §6.3).
@@ -288,9 +292,8 @@ impl Manager {
         result: Result<Answer, CloudError>,
     ) {
         match (job.stage, result) {
-            (Stage::Groups, Ok(Answer::SecurityGroups(mut groups))) => {
-                groups.sort();
-                self.security_groups = Some((groups, now.mono));
+            (Stage::Groups, Ok(Answer::SecurityGroups(groups))) => {
+                self.note_groups(now, groups);
                 job.stage = Stage::Subnets;
             }
             (Stage::Groups, Err(error)) if self.security_groups.is_some() => {
@@ -312,6 +315,10 @@ impl Manager {
             }
             (Stage::Create, Ok(Answer::Interfaces(list))) if !list.is_empty() => {
                 job.made = list.into_iter().next();
+                if let Some(made) = &job.made {
+                    let (addresses, prefixes) = (made.secondary.len() + 1, made.prefixes.len());
+                    self.took_from(&made.subnet.clone(), addresses, prefixes);
+                }
                 job.tries = 0;
                 job.stage = Stage::Attach;
             }
@@ -438,7 +445,12 @@ impl Manager {
                     Ok(()) => {
                         self.growth.succeed();
                         let (spec, nets) = (self.spec_of(&made, job.card, device), self.blocks_told(&made));
+                        let mut groups = made.security_groups.clone();
+                        groups.sort();
+                        self.groups_of.insert(made.eni.clone(), groups);
                         self.take_in(now, spec, job.unit, &nets);
+                        // They may have changed since it was begun.
+                        self.apply_groups(now);
                     }
                     Err(error) => {
                         self.out.push(Command::Count(Counter::SetUpEniFailed));
@@ -473,6 +485,7 @@ impl Manager {
         if let Err(error) = card.store.add_eni(spec, now.mono) {
             self.log(Level::Debug, format!("{id}: {error}"));
         }
+        self.exclude(now);
         let nets: Vec<IpNet> = nets.iter().copied().filter(|net| !self.is_returning(&id, *net)).collect();
         self.log(Level::Info, format!("{id} serves {} addresses or prefixes", nets.len()));
         self.add_blocks(now, &id, unit, &nets);

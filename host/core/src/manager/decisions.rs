@@ -49,6 +49,7 @@ impl Manager {
             }
         }
         self.apply_drain(&checked.drain);
+        self.list_subnets_if_wanted(now);
         if !grown.is_empty() {
             // What is under way now counts; there may be more to do.
             self.ask(now.mono);

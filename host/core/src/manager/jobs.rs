@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::adopt::Adopt;
 use super::assign::Assign;
 use super::create::Create;
+use super::groups::Groups;
 use super::ipv6::Prefix;
 use super::listing::Verify;
 use super::pace::retry_delay;
@@ -32,6 +33,9 @@ pub(super) enum Job {
     Verify(Verify),
     /// Listing what IMDS shows, by the slow timer.
     Look,
+    /// The subnets, listed for their tags and free addresses alone.
+    Subnets,
+    Groups(Groups),
     /// One call whose failure is only worth a line: tags, delete-on-termination.
     Minor {
         what: &'static str,
@@ -55,8 +59,9 @@ impl Job {
             Self::Release(r) => r.retry.at,
             Self::Remove(r) => r.retry.at,
             Self::Verify(v) => v.retry_at(),
+            Self::Groups(g) => g.retry_at(),
             Self::Minor { retry, .. } => retry.as_ref().and_then(|r| r.at),
-            Self::Assign(_) | Self::Adopt(_) | Self::Prefix(_) | Self::Look => None,
+            Self::Assign(_) | Self::Adopt(_) | Self::Prefix(_) | Self::Look | Self::Subnets => None,
         }
     }
 }
@@ -98,6 +103,10 @@ impl Manager {
                     self.verify_again(now, id);
                     continue;
                 }
+                Job::Groups(groups) => match groups.again() {
+                    Some(request) => request,
+                    None => continue,
+                },
                 _ => continue,
             };
             self.call(now, id, request);
@@ -123,6 +132,8 @@ impl Manager {
                 self.jobs.insert(id, Job::Adopt(adopt));
             }
             Job::Look => self.looked(now, result),
+            Job::Subnets => self.subnets_listed(now, result),
+            Job::Groups(groups) => self.groups_answer(now, id, groups, result),
             Job::Minor { what, retry } => self.minor(now, id, what, retry, result),
         }
     }
@@ -155,13 +166,32 @@ impl Manager {
         }
     }
 
-    /// `count`, or what EC2 said moments ago that the subnet still has, less `own` for the interface itself; never 0.
+    /// `count`, or what EC2 said moments ago that the subnet still has, less `own` for the interface itself and what is
+    /// being asked of it; never 0.
     pub(super) fn within_free(&self, now: Now, subnet: &str, unit: Unit, count: u32, own: u32) -> u32 {
         let fresh = self.subnets_seen.is_some_and(|at| now.mono.saturating_sub(at) < SUBNETS_FRESH);
-        let free = self.subnets.iter().find(|s| s.id == subnet).map(|s| s.free_ips.saturating_sub(own));
+        let asked: u32 = self
+            .jobs
+            .values()
+            .map(|job| match job {
+                Job::Assign(a) if a.subnet == subnet && a.unit == Unit::Ip => a.count,
+                Job::Create(c) => c.asks_of(subnet),
+                _ => 0,
+            })
+            .sum();
+        let known = self.subnets.iter().find(|s| s.id == subnet);
+        let free = known.map(|s| s.free_ips.saturating_sub(own).saturating_sub(asked));
         match free {
             Some(free) if fresh && unit == Unit::Ip => count.min(free).max(1),
             _ => count,
+        }
+    }
+
+    /// What the subnet is known to have left is less by what it has just given us.
+    pub(super) fn took_from(&mut self, subnet: &str, addresses: usize, prefixes: usize) {
+        let taken = u32::try_from(addresses + 16 * prefixes).unwrap_or(u32::MAX);
+        if let Some(known) = self.subnets.iter_mut().find(|s| s.id == subnet) {
+            known.free_ips = known.free_ips.saturating_sub(taken);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Level, Manager, Now};
-use crate::cloud::Interface;
+use crate::cloud::{Interface, Request};
 
 /// Between two searches for interfaces that were made and never attached.
 const LEFT_OVERS_EVERY: Duration = Duration::from_secs(3600);
@@ -13,11 +13,14 @@ const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
 
 impl Manager {
     pub(super) fn left_overs_due(&self, now: Now) -> bool {
-        self.left_overs_seen.is_none_or(|at| now.mono.saturating_sub(at) >= LEFT_OVERS_EVERY)
+        self.left_overs_due.is_none_or(|at| now.mono >= at)
     }
 
     /// What an earlier run made and never attached, or this one, when EC2's answer was lost (spec 03 §7.10).
     pub(super) fn clear_left_overs(&mut self, now: Now, list: Vec<Interface>) {
+        // Not all nodes of a cluster in the same second.
+        let share = u32::try_from(self.random.next() % 300).unwrap_or(0);
+        self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY + Duration::from_secs(u64::from(share)));
         let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
         let before = crate::time::rfc3339(settled.as_secs());
         for interface in list {
@@ -26,6 +29,13 @@ impl Manager {
             let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
             let ours = interface.description.starts_with("aws-K8S-");
             let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
+            let in_time_form = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z'));
+            if ours && !in_time_form && self.settings.provisioning && self.settings.clean_up && !busy {
+                // Its age is unknown: from now on it is known (spec 03 §7.10, W-19).
+                let tags = vec![(CREATED_TAG.to_owned(), crate::time::rfc3339(now.unix.as_secs()))];
+                let request = Request::CreateTags { resource: interface.eni.clone(), tags };
+                self.start_minor(now, "the time of creation", request);
+            }
             if old && ours && self.settings.provisioning && self.settings.clean_up && !busy {
                 self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
                 self.dispose(now, self.spec_of(&interface, 0, 0), false);

@@ -88,10 +88,7 @@ impl Manager {
                 let ids = verify.devices.iter().map(|d| d.eni.clone()).collect();
                 Request::DescribeNetworkInterfaces { ids }
             }
-            VerifyStage::Subnets => Request::DescribeSubnets {
-                vpc: instance.vpc.clone(),
-                availability_zone: instance.availability_zone.clone(),
-            },
+            VerifyStage::Subnets => self.subnets_request(),
             VerifyStage::LeftOvers => Request::DescribeDetachedInterfaces { instance: instance.instance_id.clone() },
         };
         self.call(now, id, request);
@@ -117,6 +114,7 @@ impl Manager {
             (VerifyStage::Interfaces, Ok(Answer::Interfaces(list))) => {
                 job.interfaces = list;
                 let unknown = job.interfaces.iter().any(|i| !self.subnet_cidrs.contains_key(&i.subnet));
+                let unknown = unknown || self.tags_due(now);
                 job.stage = if unknown { VerifyStage::Subnets } else { VerifyStage::LeftOvers };
                 if !unknown {
                     self.apply(now, &job);
@@ -128,9 +126,14 @@ impl Manager {
                 job.stage = VerifyStage::LeftOvers;
             }
             (VerifyStage::LeftOvers, Ok(Answer::Interfaces(list))) => {
-                self.left_overs_seen = Some(now.mono);
                 self.clear_left_overs(now, list);
                 return self.verify_done(now, &job);
+            }
+            (VerifyStage::Subnets, Err(error)) if !matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {
+                // Not allowed to: then no tag takes anything out of use (W10), and what IMDS tells of the subnets is enough.
+                self.log(Level::Warn, format!("the subnets' tags cannot be read, none is taken out of use: {error}"));
+                self.apply(now, &job);
+                job.stage = VerifyStage::LeftOvers;
             }
             (stage, Err(error)) => {
                 // Something was removed between two calls: from the start, soon.
@@ -160,6 +163,9 @@ impl Manager {
     fn verify_done(&mut self, now: Now, job: &Verify) {
         if job.again {
             self.verify(now);
+        } else if self.doubted.any() {
+            // The other source decides.
+            self.look(now);
         }
         self.sweep_soon(now);
         self.ask(now.mono);
@@ -174,6 +180,27 @@ impl Manager {
         self.subnets = list;
         self.subnets_seen = Some(now.mono);
         self.subnets_wanted = false;
+        self.exclude(now);
+    }
+
+    /// Has the subnets listed by themselves: a policy wants them fresh, or their tags are due.
+    pub(super) fn list_subnets(&mut self, now: Now) {
+        if self.settings.ec2 && !self.jobs.values().any(|j| matches!(j, Job::Subnets | Job::Verify(_))) {
+            let id = self.start(Job::Subnets);
+            self.call(now, id, self.subnets_request());
+        }
+    }
+
+    pub(super) fn subnets_listed(&mut self, now: Now, result: Result<Answer, CloudError>) {
+        match result {
+            Ok(Answer::Subnets(list)) => {
+                self.note_subnets(now, list);
+                self.ask(now.mono);
+            }
+            Ok(other) => self.unexpected("DescribeSubnets", &other),
+            // What is known stays; the next look asks again.
+            Err(error) => self.log(Level::Warn, format!("the subnets cannot be listed: {error}")),
+        }
     }
 
     /// Remembers which device indexes others have.
@@ -200,6 +227,7 @@ impl Manager {
             Err(error) => return self.log(Level::Warn, format!("IMDS cannot be read: {error}")),
         };
         self.note_blocks(&list);
+        self.settle_doubts(now, &list);
         let shown: HashSet<(String, IpNet)> = list
             .iter()
             .filter(|i| self.cards.eni(&i.eni).is_some())
@@ -218,6 +246,8 @@ impl Manager {
         let unusable = self.unconfirmed.iter().any(|id| self.cards.eni(id).is_some());
         if shown != held || others_came || unusable || self.left_overs_due(now) {
             self.verify(now);
+        } else if self.tags_due(now) {
+            self.list_subnets(now);
         }
     }
 }

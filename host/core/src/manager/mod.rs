@@ -23,6 +23,7 @@
 //! | `other_unit.rs` | what is left when prefix delegation is switched |
 //! | `boot.rs` | what is attached when the daemon starts |
 //! | `readiness.rs` | whether the node may be called ready |
+//! | `exclude.rs`, `groups.rs` | what tags of subnets and the primary's security groups mean for the others |
 //! | `listing.rs` | EC2's view, call by call |
 //! | `reconcile.rs`, `left_overs.rs` | what is done with it |
 //! | `pace.rs` | back-off, refusals, history, jitter |
@@ -33,7 +34,9 @@ mod boot;
 mod cards;
 mod create;
 mod decisions;
+mod exclude;
 mod family;
+mod groups;
 mod ipv6;
 mod jobs;
 mod left_overs;
@@ -56,7 +59,8 @@ use std::time::Duration;
 pub use cards::{CardPool, Cards, OnCard, managed_cards, on_cards, tags_decide};
 use pace::{Backoff, History, Random, Refused};
 pub use types::{
-    Add, Command, Counter, Decided, Event, JobId, Journal, Level, Now, Record, Refusal, Settings, WaiterId, Wanted,
+    Add, Command, Counter, Decided, Event, JobId, Journal, Level, Now, Reconciled, Record, Refusal, Settings, WaiterId,
+    Wanted,
 };
 
 use crate::cloud::{ConnectionTracking, SubnetFacts};
@@ -115,9 +119,16 @@ pub struct Manager {
     given_back: VecDeque<release::GivenBack>,
     /// Attached interfaces that EC2 has not confirmed as ours: their pods live on, new ones go elsewhere.
     unconfirmed: HashSet<String>,
+    /// Attached interfaces whose subnet is tagged out of pod use.
+    tagged_out: HashSet<String>,
+    /// What pods hold and EC2 did not list last: gone, if IMDS does not show it either.
+    doubted: reconcile::Doubted,
+    /// The security groups of interfaces other than the primary, as far as they are known.
+    groups_of: HashMap<String, Vec<String>>,
+    next_groups: Time,
     subnet_cidrs: HashMap<String, IpNet>,
     booted_at: Now,
-    left_overs_seen: Option<Time>,
+    left_overs_due: Option<Time>,
     terminating: bool,
     /// The ENIConfig resolved last.
     eni_config: Option<EniConfig>,
@@ -170,9 +181,13 @@ impl Manager {
             journal: Journal::default(),
             given_back: VecDeque::new(),
             unconfirmed: HashSet::new(),
+            tagged_out: HashSet::new(),
+            doubted: reconcile::Doubted::default(),
+            groups_of: HashMap::new(),
+            next_groups: groups::EVERY,
             subnet_cidrs: HashMap::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
-            left_overs_seen: None,
+            left_overs_due: None,
             terminating: false,
             eni_config: None,
             announce_at,
@@ -260,6 +275,7 @@ impl Manager {
         self.end_late_waits(now);
         self.announce(now);
         self.sweep(now);
+        self.refresh_groups(now);
         if now.mono >= self.next_look {
             self.next_look = now.mono + SLOW;
             self.look(now);
@@ -280,7 +296,7 @@ impl Manager {
     /// When [`Manager::tick`] has something to do, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> Time {
-        let mut next = self.next_look;
+        let mut next = self.next_look.min(self.next_groups);
         let mut consider = |at: Option<Time>| next = next.min(at.unwrap_or(next));
         if !self.deciding {
             consider(self.decide_at);

@@ -1,5 +1,6 @@
-//! Blocks of the other unit than the node's: what is left when prefix delegation is switched on or off. New pods get
-//! nothing of them, so they go back to EC2 as soon as no pod has them (spec 01 §2.3 step 13, spec 02 §4.3, W24, W25).
+//! Blocks of which new pods get nothing, so that they go back to EC2 as soon as no pod has them: those of the other unit
+//! than the node's, left when prefix delegation was switched on or off (spec 01 §2.3 step 13, spec 02 §4.3, W24, W25), and
+//! those of interfaces whose subnet is tagged out of pod use (spec 01 §6.4, W14, W15).
 //!
 //! A block that a plan asked for in the other unit serves pods and is none (spec 01 §15); after a restart nobody
 //! remembers who asked, and it is.
@@ -84,7 +85,8 @@ impl Manager {
                 again(now.mono + LOOK_AGAIN);
                 continue;
             }
-            for cidr in card.store.cidrs(&eni.id, now.mono).filter(|c| c.left_over && c.assigned == 0) {
+            let out = self.tagged_out.contains(&eni.id);
+            for cidr in card.store.cidrs(&eni.id, now.mono).filter(|c| (c.left_over || out) && c.assigned == 0) {
                 match cidr.cooled_at {
                     Some(at) => again(at + just_after),
                     None => blocks.push(Block { eni: eni.id.clone(), net: cidr.net }),

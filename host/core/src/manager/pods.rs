@@ -71,7 +71,10 @@ impl Manager {
         if released.is_empty() {
             return Err(StoreError::UnknownPod);
         }
-        if released.iter().any(|r| self.cards.get(r.card).is_some_and(|c| c.store.is_left_over(r.ip))) {
+        let nobodys = |r: &Released| {
+            self.tagged_out.contains(&r.eni) || self.cards.get(r.card).is_some_and(|c| c.store.is_left_over(r.ip))
+        };
+        if released.iter().any(nobodys) {
             self.sweep_soon(now);
         }
         self.minute(now).deletes += 1;

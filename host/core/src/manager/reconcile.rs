@@ -7,18 +7,32 @@ use std::time::Duration;
 use super::cards::{INSTANCE_TAG, is_managed};
 use super::jobs::Job;
 use super::listing::Verify;
-use super::{Command, Level, Manager, Now};
-use crate::cloud::{Interface, Request};
+use super::{Command, Level, Manager, Now, Reconciled};
+use crate::cloud::{AttachedInterface, Interface, Request};
 use crate::ip::IpNet;
-use crate::store::Time;
+use crate::store::{Change, Time};
 
 /// EC2 may be behind by so much: younger things are not dropped on its word.
 const SETTLED: Duration = Duration::from_secs(60);
+
+/// What pods hold and EC2's last listing does not show.
+#[derive(Debug, Default)]
+pub(super) struct Doubted {
+    enis: Vec<String>,
+    blocks: Vec<(String, IpNet)>,
+}
+
+impl Doubted {
+    pub fn any(&self) -> bool {
+        !self.enis.is_empty() || !self.blocks.is_empty()
+    }
+}
 
 impl Manager {
     /// Brings the store in step with what EC2 says.
     pub(super) fn apply(&mut self, now: Now, job: &Verify) {
         self.listed = true;
+        self.doubted = Doubted::default();
         let mut unmanaged: BTreeMap<u32, u32> = BTreeMap::new();
         for interface in &job.interfaces {
             let Some(attachment) = &interface.attachment else { continue };
@@ -53,11 +67,13 @@ impl Manager {
             }
             if primary {
                 self.connection_tracking = interface.connection_tracking;
-                if self.security_groups.is_none() {
-                    let mut groups = interface.security_groups.clone();
-                    groups.sort();
-                    self.security_groups = Some((groups, now.mono));
-                }
+                let mut groups = interface.security_groups.clone();
+                groups.sort();
+                self.security_groups = Some((groups, now.mono));
+            } else {
+                let mut groups = interface.security_groups.clone();
+                groups.sort();
+                self.groups_of.insert(id.clone(), groups);
             }
             self.put_right(now, interface);
             let nets = self.blocks_told(interface);
@@ -71,6 +87,9 @@ impl Manager {
                 });
                 self.sync_blocks(now, job.started, &id, &nets);
             }
+            if !is_known {
+                self.out.push(Command::Reconciled { what: Reconciled::EniAdded, items: 1 });
+            }
             if !is_known || self.unconfirmed.contains(&id) {
                 let spec = self.spec_of(interface, card, attachment.device_index);
                 self.adopt(spec, nets);
@@ -80,6 +99,9 @@ impl Manager {
             card.unmanaged = unmanaged.get(&card.index).copied().unwrap_or(0);
         }
         self.drop_missing(now, job);
+        self.groups_of.retain(|id, _| job.interfaces.iter().any(|i| i.eni == *id));
+        self.exclude(now);
+        self.apply_groups(now);
     }
 
     pub(super) fn is_being_made(&self, id: &str) -> bool {
@@ -108,7 +130,8 @@ impl Manager {
         match card.store.take_eni(id, now.mono) {
             Ok(spec) => card.foreign_devices.push(spec.device_index),
             Err(error) => {
-                card.store.update_eni(id, |spec| spec.excluded = true);
+                self.unconfirmed.insert(id.to_owned());
+                self.settle_service(id);
                 self.log(Level::Warn, format!("{id} is not managed, but pods use it: {error}"));
             }
         }
@@ -143,23 +166,35 @@ impl Manager {
             if listed.contains(&net) {
                 continue;
             }
+            // What only IMDS told at the start may be stale (spec 03 W-13): should EC2 be behind, the next listing has it.
+            let settled = since + SETTLED < started;
             if assigned > 0 {
-                self.log(Level::Warn, format!("EC2 does not list {net} of {id}, but a pod has it: it is kept"));
-            } else if since + SETTLED < started
+                self.log(Level::Warn, format!("EC2 does not list {net} of {id}, but a pod has it: IMDS is asked"));
+                if settled {
+                    self.doubted.blocks.push((id.to_owned(), net));
+                }
+            } else if (settled || since == self.booted_at.mono)
                 && self.cards.store_of(id).is_some_and(|s| s.take_cidr(id, net, now.mono).is_ok())
             {
                 self.log(Level::Warn, format!("EC2 does not list {net} of {id}: no pod gets it any more"));
+                self.out.push(Command::Reconciled { what: Reconciled::BlockRemoved, items: 1 });
+                if !settled {
+                    self.next_look = self.next_look.min(now.mono + SETTLED);
+                }
             }
         }
-        let returning: Vec<(String, String)> = self.journal.returning.clone();
-        for (eni, text) in returning {
-            if eni != id || self.is_release_under_way(&eni, &text) || self.is_given_back(&eni, Some(&text)) {
-                continue;
-            }
-            // Left from the last run: gone by now, or still here and used again.
-            self.journal.returning.retain(|entry| *entry != (eni.clone(), text.clone()));
+        let confirmed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+        self.out.push(Command::Reconciled { what: Reconciled::BlockConfirmed, items: confirmed });
+        let before = self.journal.returning.len();
+        let (jobs, given_back) = (&self.jobs, &self.given_back);
+        // Left from the last run: gone by now, or still here and used again.
+        self.journal.returning.retain(|(eni, text)| {
+            let under_way = jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, text)));
+            eni != id || under_way || given_back.iter().any(|g| g.is(eni, Some(text)))
+        });
+        if self.journal.returning.len() != before {
+            self.write_journal();
         }
-        self.write_journal();
         let fresh: Vec<IpNet> = listed.iter().copied().filter(|net| !self.is_returning(id, *net)).collect();
         self.add_blocks(now, id, self.settings.unit, &fresh);
     }
@@ -186,10 +221,59 @@ impl Manager {
                     self.unconfirmed.remove(&id);
                     self.write_journal();
                     self.log(Level::Warn, format!("EC2 does not list {id}: it is dropped"));
+                    self.out.push(Command::Reconciled { what: Reconciled::EniRemoved, items: 1 });
                     self.out.push(Command::TearDownEni { eni });
                 }
-                Err(error) => self.log(Level::Warn, format!("EC2 does not list {id}: {error}")),
+                Err(error) => {
+                    self.log(Level::Warn, format!("EC2 does not list {id}: {error}; IMDS is asked"));
+                    self.doubted.enis.push(id);
+                }
             }
         }
+    }
+
+    /// What pods hold goes only when both sources say that it is gone (spec 01 §8.3, §8.4): then no packet of theirs gets
+    /// anywhere, and the address may be another node's.
+    pub(super) fn settle_doubts(&mut self, now: Now, shown: &[AttachedInterface]) {
+        let Doubted { enis, blocks } = std::mem::take(&mut self.doubted);
+        let mut changed = Vec::new();
+        for id in enis {
+            if shown.iter().any(|i| i.eni == id) {
+                continue;
+            }
+            let Some(Ok((eni, pods))) = self.cards.store_of(&id).map(|s| s.force_eni(&id)) else { continue };
+            self.forget_adoption(&id);
+            self.journal.managed.retain(|e| *e != id);
+            self.unconfirmed.remove(&id);
+            self.write_journal();
+            self.log(Level::Error, format!("{id} is gone, say EC2 and IMDS: {pods} pods have lost their addresses"));
+            changed.push(Change::Lost { card: eni.card });
+            self.lost(Reconciled::EniRemoved, Some(Reconciled::EniLost), pods);
+            self.out.push(Command::TearDownEni { eni });
+        }
+        for (id, net) in blocks {
+            let of_eni = shown.iter().find(|i| i.eni == id);
+            if of_eni.is_some_and(|i| self.blocks_shown(i).contains(&net)) {
+                continue;
+            }
+            let Some(card) = self.cards.eni(&id).map(|e| e.card) else { continue };
+            let Some(Ok(pods)) = self.cards.store_of(&id).map(|s| s.force_cidr(&id, net)) else { continue };
+            self.log(
+                Level::Error,
+                format!("{net} of {id} is gone, say EC2 and IMDS: {pods} pods have lost their addresses"),
+            );
+            changed.push(Change::Lost { card });
+            self.lost(Reconciled::BlockRemoved, None, pods);
+        }
+        if !changed.is_empty() {
+            self.out.push(Command::Changed(changed));
+            self.ask(now.mono);
+        }
+    }
+
+    fn lost(&mut self, what: Reconciled, whole: Option<Reconciled>, pods: u32) {
+        self.out.push(Command::Reconciled { what, items: 1 });
+        self.out.extend(whole.map(|what| Command::Reconciled { what, items: 1 }));
+        self.out.push(Command::Reconciled { what: Reconciled::AddressLost, items: u64::from(pods) });
     }
 }

@@ -46,6 +46,10 @@ pub(super) struct GivenBack {
 }
 
 impl GivenBack {
+    pub fn is(&self, eni: &str, net: Option<&str>) -> bool {
+        self.eni == eni && self.net.as_deref() == net
+    }
+
     pub fn forgotten_at(&self) -> Time {
         self.at + IMDS_BEHIND
     }
@@ -74,7 +78,7 @@ impl Manager {
 
     /// EC2 has taken it back, and whoever still shows it is behind.
     pub(super) fn is_given_back(&self, eni: &str, net: Option<&str>) -> bool {
-        self.given_back.iter().any(|g| g.eni == eni && g.net.as_deref() == net)
+        self.given_back.iter().any(|g| g.is(eni, net))
     }
 
     /// EC2 has given the address anew.
@@ -106,6 +110,11 @@ impl Manager {
     pub(super) fn give_back(&mut self, now: Now, blocks: Vec<Block>, dropped: &mut Vec<Dropped>) -> Vec<String> {
         let mut by_eni: Vec<(String, Vec<Block>)> = Vec::new();
         for block in blocks {
+            if self.is_held_back(&block.eni) {
+                let (action, reason) = (format!("release {} of {}", block.net, block.eni), "I1: not confirmed as ours");
+                dropped.push(Dropped { action, reason: reason.to_owned() });
+                continue;
+            }
             let store = self.cards.store_of(&block.eni);
             let taken = store.map_or(Err(StoreError::UnknownEni), |s| s.take_cidr(&block.eni, block.net, now.mono));
             if let Err(error) = taken {

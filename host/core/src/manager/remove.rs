@@ -42,6 +42,11 @@ impl Manager {
             // Known as one since the plan was made (I1).
             return Err(StoreError::InUse);
         }
+        if self.is_held_back(id) {
+            // EC2 has not said that it is ours (I1).
+            return Err(StoreError::UnknownEni);
+        }
+        let store = self.cards.store_of(id).ok_or(StoreError::UnknownEni)?;
         let eni = store.take_eni(id, now.mono)?;
         self.last_removal = Some(now.mono);
         self.dispose(now, eni, true);

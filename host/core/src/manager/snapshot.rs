@@ -43,7 +43,7 @@ impl Manager {
                 (spec.primary, EniTrait::Primary),
                 (spec.trunk, EniTrait::Trunk),
                 (spec.efa, EniTrait::Efa),
-                (spec.excluded, EniTrait::Excluded),
+                (self.tagged_out.contains(&spec.id), EniTrait::Excluded),
                 (closed, EniTrait::Closed),
             ] {
                 if set {

@@ -22,6 +22,7 @@ mod ipv6;
 mod kubernetes;
 mod prefixes;
 mod readiness;
+mod reconcile;
 
 const SLOTS: u32 = 3;
 
@@ -53,6 +54,10 @@ struct World {
     decisions: u32,
     /// Blocks of the subnets of interfaces that were programmed.
     programmed: Vec<String>,
+    torn_down: Vec<String>,
+    reconciled: HashMap<Reconciled, u64>,
+    /// Checkpoints that were to be written without anybody waiting.
+    rewritten: usize,
 }
 
 /// EC2: one subnet, interfaces with addresses.
@@ -78,6 +83,17 @@ struct Ec2 {
     /// Id to (attached device, secondary addresses).
     enis: BTreeMap<String, (Option<u32>, BTreeSet<Ipv4Addr>)>,
     faults: VecDeque<(&'static str, ErrorKind)>,
+    /// Tags of a subnet-2, if there is one.
+    second_subnet: Option<Vec<(String, String)>>,
+    /// Tags of subnet-1.
+    subnet_tags: Vec<(String, String)>,
+    /// Security groups: the primary's by IMDS, and those of interfaces that do not have sg-1.
+    primary_groups: Option<Vec<String>>,
+    groups: BTreeMap<String, Vec<String>>,
+    /// When those were created that were not created long ago; None: nobody knows.
+    created: BTreeMap<String, Option<String>>,
+    /// What IMDS still shows although it is gone.
+    stale: Vec<AttachedInterface>,
 }
 
 impl Ec2 {
@@ -140,8 +156,15 @@ impl Ec2 {
             .to_owned(),
             description: "aws-K8S-i-1".to_owned(),
             status: if device.is_some() { "in-use" } else { "available" }.to_owned(),
-            tags: vec![("node.k8s.amazonaws.com/createdAt".to_owned(), "1970-01-01T00:00:00Z".to_owned())],
-            security_groups: vec!["sg-1".to_owned()],
+            tags: self
+                .created
+                .get(id)
+                .cloned()
+                .unwrap_or_else(|| Some("1970-01-01T00:00:00Z".to_owned()))
+                .map(|at| ("node.k8s.amazonaws.com/createdAt".to_owned(), at))
+                .into_iter()
+                .collect(),
+            security_groups: self.groups.get(id).cloned().unwrap_or_else(|| vec!["sg-1".to_owned()]),
             primary: self.primary(id),
             secondary: secondary.iter().copied().collect(),
             prefixes: self.prefixes.get(id).into_iter().flatten().copied().collect(),
@@ -166,14 +189,25 @@ impl Ec2 {
             return error(kind);
         }
         match request {
-            Request::PrimarySecurityGroups { .. } => Ok(Answer::SecurityGroups(vec!["sg-1".to_owned()])),
-            Request::DescribeSubnets { .. } => Ok(Answer::Subnets(vec![SubnetFacts {
-                id: "subnet-1".to_owned(),
-                cidr: Some("10.0.0.0/20".parse().unwrap()),
-                ipv6_cidr: self.subnet_ipv6,
-                free_ips: self.free,
-                tags: vec![],
-            }])),
+            Request::PrimarySecurityGroups { .. } => {
+                Ok(Answer::SecurityGroups(self.primary_groups.clone().unwrap_or_else(|| vec!["sg-1".to_owned()])))
+            }
+            Request::SetSecurityGroups { eni, groups } => {
+                self.groups.insert(eni.clone(), groups.clone());
+                Ok(Answer::Done)
+            }
+            Request::DescribeSubnets { .. } => {
+                let subnet = |id: &str, cidr: &str, tags: &[(String, String)]| SubnetFacts {
+                    id: id.to_owned(),
+                    cidr: Some(cidr.parse().unwrap()),
+                    ipv6_cidr: self.subnet_ipv6,
+                    free_ips: self.free,
+                    tags: tags.to_vec(),
+                };
+                let mut list = vec![subnet("subnet-1", "10.0.0.0/20", &self.subnet_tags)];
+                list.extend(self.second_subnet.as_ref().map(|tags| subnet("subnet-2", "100.64.0.0/24", tags)));
+                Ok(Answer::Subnets(list))
+            }
             Request::AssignPrivateIpAddresses { eni, unit, count } => {
                 if self.slots_used(eni) + count > SLOTS {
                     return error(ErrorKind::AddressLimit);
@@ -207,6 +241,8 @@ impl Ec2 {
                 self.made.push((c.subnet.clone(), c.security_groups.clone()));
                 let addresses = (0..singles).map(|_| self.address()).collect();
                 let id = format!("eni-{}", self.next);
+                let created = c.tags.iter().find(|(k, _)| k == "node.k8s.amazonaws.com/createdAt");
+                self.created.insert(id.clone(), created.map(|(_, at)| at.clone()));
                 if c.subnet != "subnet-1" {
                     self.subnets.insert(id.clone(), c.subnet.clone());
                 }
@@ -302,7 +338,7 @@ impl Ec2 {
                 ipv6_prefixes: self.ipv6_of(id).1,
             })
         });
-        attached.collect()
+        attached.chain(self.stale.iter().cloned()).collect()
     }
 }
 
@@ -395,6 +431,9 @@ impl World {
             tagged: BTreeSet::new(),
             decisions: 0,
             programmed: vec![],
+            torn_down: vec![],
+            reconciled: HashMap::new(),
+            rewritten: 0,
         };
         world.commands();
         world
@@ -462,7 +501,10 @@ impl World {
                 }
                 Command::Journal(journal) => self.journal = journal,
                 Command::Log { text, .. } => self.logs.push(text),
-                Command::TearDownEni { .. } | Command::Record(_) | Command::Count(_) => {}
+                Command::Reconciled { what, items } => *self.reconciled.entry(what).or_default() += items,
+                Command::Changed(changes) => self.rewritten += changes.len(),
+                Command::TearDownEni { eni } => self.torn_down.push(eni.id),
+                Command::Record(_) | Command::Count(_) => {}
             }
         }
     }
@@ -545,6 +587,12 @@ impl World {
         self.commands();
     }
 
+    /// What the pod holds.
+    fn lookup(&self, pod: &str) -> Option<String> {
+        let held = self.m.lookup(&Key::new("n", pod, "eth0"));
+        (!held.is_empty()).then(|| shown(&held))
+    }
+
     fn count(&self, api: &str) -> usize {
         self.calls.iter().filter(|c| *c == api).count()
     }
@@ -576,7 +624,8 @@ fn a_fresh_node_fills_up_to_what_the_policy_wants() {
     w.check();
     let calls = w.calls.len();
     w.run(500);
-    assert_eq!(w.calls.len(), calls, "a settled node calls nobody");
+    assert!(w.calls[calls..].iter().all(|c| c == "GetSecurityGroupIDs"), "a settled node calls EC2 no more");
+    assert!(w.calls.len() - calls <= 9, "one read of IMDS a minute: {:?}", &w.calls[calls..]);
 }
 
 #[test]
@@ -616,7 +665,7 @@ fn a_full_subnet_gives_what_it_has_and_is_named() {
     w.run(7);
     let (served, refused): (Vec<_>, Vec<_>) = ids.iter().map(|id| w.answers[id].clone()).partition(Result::is_ok);
     // 3 on the primary; an interface takes one for itself and brings the last.
-    assert_eq!((served.len(), refused.len()), (4, 4));
+    assert_eq!((served.len(), refused.len()), (4, 4), "{:?} {:?}", w.calls, w.logs);
     assert_eq!(refused[0], Err(Refusal::SubnetFull { subnets: vec!["subnet-1".to_owned()] }));
     w.check();
     let before = w.calls.len();
@@ -804,7 +853,7 @@ fn a_verification_keeps_what_pods_hold() {
     let mut w = World::new(100, 2);
     w.run(5);
     let ip: Ipv4Addr = w.add("1").unwrap().parse().unwrap();
-    w.run(100);
+    w.run(20);
     for (_, secondary) in w.ec2.enis.values_mut() {
         secondary.clear();
     }

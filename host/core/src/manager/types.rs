@@ -10,7 +10,7 @@ use crate::ip::{IpNet, Ipv4Net};
 use crate::kube::{EniConfig, EniConfigKeys, Feature, NodeFacts};
 use crate::limits::InstanceLimits;
 use crate::policy::{CreateEni, Family, Node, Pairs, Plan, Targets, Unit};
-use crate::store::{Assigned, EniSpec};
+use crate::store::{Assigned, Change, EniSpec};
 use crate::validate::Dropped;
 
 /// One instant on both clocks.
@@ -166,6 +166,13 @@ pub enum Command {
     },
     /// Make this the journal's content before any later command is carried out.
     Journal(Journal),
+    /// Write the checkpoints of these cards anew; nobody waits for it.
+    Changed(Vec<Change>),
+    /// What the listings of EC2 and IMDS led to, under the reference's names (spec 01 §3.9).
+    Reconciled {
+        what: Reconciled,
+        items: u64,
+    },
     /// What became of a decision.
     Record(Box<Record>),
     Count(Counter),
@@ -201,6 +208,22 @@ pub enum Level {
     Info,
     Warn,
     Error,
+}
+
+/// What a listing led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reconciled {
+    /// An interface that was attached by others, or left by a failure.
+    EniAdded,
+    EniRemoved,
+    /// Addresses and prefixes.
+    BlockRemoved,
+    /// Listed, known before or not.
+    BlockConfirmed,
+    /// An interface that vanished with pods on it.
+    EniLost,
+    /// Addresses of pods that vanished.
+    AddressLost,
 }
 
 /// What is counted under the reference's names (spec 02 §9.3).

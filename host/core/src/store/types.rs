@@ -109,8 +109,20 @@ pub struct Released {
 /// One change that the card's checkpoint must tell before anyone is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    Assigned { card: u32, key: Key, ip: IpAddr },
-    Released { card: u32, ip: IpAddr, assignment: Arc<Assignment> },
+    Assigned {
+        card: u32,
+        key: Key,
+        ip: IpAddr,
+    },
+    Released {
+        card: u32,
+        ip: IpAddr,
+        assignment: Arc<Assignment>,
+    },
+    /// Pods lost their addresses because these are gone: there is nothing to go back to.
+    Lost {
+        card: u32,
+    },
 }
 
 impl Change {
@@ -118,7 +130,7 @@ impl Change {
     #[must_use]
     pub fn card(&self) -> u32 {
         match self {
-            Self::Assigned { card, .. } | Self::Released { card, .. } => *card,
+            Self::Assigned { card, .. } | Self::Released { card, .. } | Self::Lost { card } => *card,
         }
     }
 }

@@ -1,0 +1,195 @@
+//! What EC2 and IMDS say against what the pool holds (spec 01 §6.4, §8; spec 03 §7.9, §7.10).
+
+use super::*;
+use crate::subnets::ROLE_TAG;
+
+fn tagged_out() -> Vec<(String, String)> {
+    vec![(ROLE_TAG.to_owned(), "0".to_owned())]
+}
+
+/// A node whose pod "1" is on eni-a, a minute old and more, with one free address beside it.
+fn with_pod_on_second() -> World {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let two = [Ipv4Addr::new(10, 0, 1, 3), Ipv4Addr::new(10, 0, 1, 4)];
+    ec2.enis.insert("eni-a".to_owned(), (Some(1), two.into()));
+    let mut w = World::on(ec2, 0, Journal { managed: vec!["eni-a".to_owned()], ..Journal::default() });
+    w.run(5);
+    assert_eq!(w.add("1").unwrap(), "10.0.1.3");
+    w.run(100);
+    w
+}
+
+#[test]
+fn an_interface_with_pods_goes_only_when_both_sources_say_so() {
+    let mut w = with_pod_on_second();
+    let shown = w.ec2.attached().into_iter().find(|i| i.eni == "eni-a").unwrap();
+    w.ec2.enis.remove("eni-a");
+    w.ec2.stale = vec![shown];
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(1300);
+    assert_eq!(w.lookup("1").as_deref(), Some("10.0.1.3"), "IMDS still shows it: {:?}", w.logs);
+    assert_eq!(w.rewritten, 0);
+
+    w.ec2.stale.clear();
+    w.run(1300);
+    assert_eq!(w.lookup("1"), None, "{:?}", w.logs);
+    assert_eq!(w.torn_down, ["eni-a"], "W23");
+    assert_eq!((w.reconciled[&Reconciled::EniLost], w.reconciled[&Reconciled::AddressLost]), (1, 1));
+    assert_eq!(w.rewritten, 1, "the checkpoint does not tell of it any more");
+    let second = w.add("2").unwrap_err();
+    w.run(5);
+    assert!(w.answers[&second].is_ok(), "others are served: {:?}", w.answers);
+    w.check();
+}
+
+#[test]
+fn an_address_of_a_pod_goes_only_when_both_sources_say_so() {
+    let mut w = with_pod_on_second();
+    let address = Ipv4Addr::new(10, 0, 1, 3);
+    w.ec2.enis.get_mut("eni-a").unwrap().1.remove(&address);
+    w.run(1300);
+    assert_eq!(w.lookup("1"), None, "{:?}", w.logs);
+    assert_eq!(w.reconciled.get(&Reconciled::EniLost), None);
+    assert_eq!((w.reconciled[&Reconciled::AddressLost], w.rewritten), (1, 1));
+    assert!(w.m.cards().eni("eni-a").is_some());
+    w.check();
+}
+
+#[test]
+fn an_empty_listing_takes_nothing() {
+    let mut w = with_pod_on_second();
+    let saved = std::mem::take(&mut w.ec2.enis);
+    w.run(2000);
+    assert_eq!(w.lookup("1").as_deref(), Some("10.0.1.3"), "W9: {:?}", w.logs);
+    assert_eq!(w.m.cards().enis().count(), 2);
+    w.ec2.enis = saved;
+    w.run(700);
+    w.check();
+}
+
+#[test]
+fn what_only_imds_told_at_the_start_is_not_given_to_pods() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    let (real, stale) = (Ipv4Addr::new(10, 0, 1, 3), Ipv4Addr::new(10, 0, 1, 4));
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), [real, stale].into()));
+    let mut w = World::on(ec2, 0, Journal::default());
+    w.ec2.enis.get_mut("eni-0").unwrap().1.remove(&stale);
+    w.run(5);
+    assert_eq!(w.m.cards().slots_used("eni-0"), Some(1), "spec 03 W-13: {:?}", w.logs);
+    // EC2 was behind: it is ours after all.
+    w.ec2.enis.get_mut("eni-0").unwrap().1.insert(stale);
+    w.run(100);
+    assert_eq!(w.m.cards().slots_used("eni-0"), Some(2), "{:?}", w.logs);
+    w.check();
+}
+
+#[test]
+fn a_tag_takes_an_interface_out_of_use_and_back() {
+    let mut w = with_pod_on_second();
+    w.ec2.subnet_tags = tagged_out();
+    w.run(620);
+    let excluded = |w: &World| w.m.cards().enis().filter(|(e, _)| e.excluded).count();
+    assert_eq!(excluded(&w), 2, "{:?}", w.logs);
+    assert_eq!(w.lookup("1").as_deref(), Some("10.0.1.3"), "its pods live on");
+    assert_eq!(w.ec2.enis["eni-a"].1.len(), 1, "W14: what no pod has is given back: {:?}", w.calls);
+    let node = {
+        let now = w.now();
+        w.m.snapshot(now)
+    };
+    assert!(node.enis.iter().all(|e| e.traits.has(EniTrait::Excluded) && e.traits.has(EniTrait::Closed)));
+
+    w.del("1");
+    w.run(120);
+    assert!(w.ec2.enis["eni-a"].1.is_empty(), "the address of the last pod too: {:?}", w.calls);
+
+    w.ec2.subnet_tags.clear();
+    w.run(620);
+    assert_eq!(excluded(&w), 0, "W16");
+    let second = w.add("2").unwrap_err();
+    w.run(5);
+    assert!(w.answers[&second].is_ok(), "{:?}", w.answers);
+    w.check();
+}
+
+#[test]
+fn tags_that_cannot_be_read_take_nothing_out_of_use() {
+    let mut ec2 = Ec2 { free: 50, subnet_tags: tagged_out(), ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.faults = vec![("DescribeSubnets", ErrorKind::Unauthorized); 20].into();
+    let mut w = World::on(ec2, 1, Journal::default());
+    w.run(5);
+    assert!(w.m.cards().enis().all(|(e, _)| !e.excluded), "W10: {:?}", w.logs);
+    assert!(w.add("1").is_ok());
+    w.check();
+}
+
+#[test]
+fn tags_do_not_matter_under_custom_networking_or_without_discovery() {
+    for change in [|s: &mut Settings| s.custom_networking = true, |s: &mut Settings| s.subnet_discovery = false] {
+        let mut s = settings();
+        change(&mut s);
+        let mut ec2 = Ec2 { free: 50, subnet_tags: tagged_out(), ..Ec2::default() };
+        ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+        let mut w = World::with(s, ec2, 0, Journal::default());
+        w.run(700);
+        assert!(w.m.cards().enis().all(|(e, _)| !e.excluded), "{:?}", w.logs);
+    }
+}
+
+#[test]
+fn the_others_follow_the_security_groups_of_the_primary() {
+    let mut w = with_pod_on_second();
+    let groups = || vec!["sg-1".to_owned(), "sg-2".to_owned()];
+    w.run(200);
+    assert_eq!(w.count("ModifyNetworkInterfaceAttribute"), 0, "EC2 shows the right ones");
+    w.ec2.primary_groups = Some(vec!["sg-2".to_owned(), "sg-1".to_owned()]);
+    w.ec2.faults = [("ModifyNetworkInterfaceAttribute", ErrorKind::Throttled)].into();
+    w.run(70);
+    assert_eq!(w.ec2.groups.get("eni-a"), Some(&groups()), "spec 03 W-18: {:?}", w.logs);
+    assert_eq!(w.ec2.groups.get("eni-0"), None, "the primary's are the model");
+    let calls = w.count("ModifyNetworkInterfaceAttribute");
+    w.ec2.groups.insert("eni-0".to_owned(), groups());
+    w.run(2000);
+    assert_eq!(w.count("ModifyNetworkInterfaceAttribute"), calls, "once");
+    // Somebody changed them: the next look at EC2 puts them right.
+    w.ec2.groups.insert("eni-a".to_owned(), vec!["sg-9".to_owned()]);
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(10);
+    assert_eq!(w.ec2.groups.get("eni-a"), Some(&groups()));
+    w.check();
+}
+
+#[test]
+fn security_groups_are_not_touched_under_custom_networking_or_without_provisioning() {
+    for change in [|s: &mut Settings| s.custom_networking = true, |s: &mut Settings| s.provisioning = false] {
+        let mut s = settings();
+        change(&mut s);
+        let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+        ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+        ec2.enis.insert("eni-a".to_owned(), (Some(1), BTreeSet::new()));
+        ec2.groups.insert("eni-a".to_owned(), vec!["sg-9".to_owned()]);
+        let mut w = World::with(s, ec2, 0, Journal { managed: vec!["eni-a".to_owned()], ..Journal::default() });
+        w.run(700);
+        assert_eq!(w.count("ModifyNetworkInterfaceAttribute"), 0, "{:?}", w.logs);
+    }
+}
+
+#[test]
+fn a_left_over_without_a_time_is_given_one_before_it_goes() {
+    let mut w = World::new(100, 0);
+    w.run(1);
+    w.ec2.enis.insert("eni-lost".to_owned(), (None, BTreeSet::new()));
+    w.ec2.created.insert("eni-lost".to_owned(), None);
+    w.run(4500);
+    assert!(w.ec2.enis.contains_key("eni-lost"), "its age was unknown: {:?}", w.calls);
+    assert!(w.tagged.contains("eni-lost"), "{:?}", w.calls);
+    let now = crate::time::rfc3339(w.now().unix.as_secs());
+    w.ec2.created.insert("eni-lost".to_owned(), Some(now));
+    w.run(8000);
+    assert!(!w.ec2.enis.contains_key("eni-lost"));
+}
