@@ -128,7 +128,7 @@ impl Wish {
 /// the addresses that were used last.
 fn cost(node: &Node, pool: &Pool<'_>, surplus: i64) -> (i64, i64) {
     let spares = pool.enis.iter().flat_map(|e| &e.cidrs).filter(|c| spare(node, c));
-    let mut idle: Vec<i64> = spares.map(|c| seconds(c)).collect();
+    let mut idle: Vec<i64> = spares.map(seconds).collect();
     idle.sort_unstable();
     let count = surplus.max(0).min(i64::try_from(idle.len()).unwrap_or(i64::MAX));
     let cost = idle.iter().take(usize::try_from(count).unwrap_or(0)).sum::<i64>();
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_setting_is_refused_and_every_card_gets_a_target() {
         let mut node = node(9, 2, 400);
-        node.cards.push(reservoir_policy_sdk::Card { index: 1, ..node.cards[0].clone() });
+        node.cards.push(reservoir_policy_sdk::Card { index: 1, ..node.cards[0] });
         node.enis[0].traits = EniTraits::PRIMARY;
         assert_eq!(decide(&node, &[]).targets.len(), 2);
         let context = reservoir_policy_sdk::Context { settings: vec![("a".into(), "b".into())], memo: vec![] };
