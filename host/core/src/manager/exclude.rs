@@ -2,10 +2,15 @@
 //! pod has goes back to EC2. Looked at again whenever the subnets are listed, so that a tag works without a restart and
 //! one that is taken away too (W16).
 
+use std::time::Duration;
+
 use super::jobs::SUBNETS_FRESH;
-use super::{CALLS_PER_MINUTE, Level, Manager, Now, SLOW};
+use super::{CALLS_PER_MINUTE, Level, Manager, Now};
 use crate::cloud::Request;
 use crate::subnets;
+
+/// Nothing else having listed the subnets, their tags are read again after so long: two calls an hour.
+const TAGS_EVERY: Duration = Duration::from_secs(1800);
 
 impl Manager {
     /// Whether tags of subnets decide about attached interfaces. Under custom networking the ENIConfig decides.
@@ -15,7 +20,7 @@ impl Manager {
 
     /// Whether the subnets' tags are to be read again. A listing that fails excludes nothing (W10).
     pub(super) fn tags_due(&self, now: Now) -> bool {
-        self.tags_matter() && self.subnets_seen.is_none_or(|at| now.mono.saturating_sub(at) >= SLOW / 2)
+        self.tags_matter() && self.subnets_seen.is_none_or(|at| now.mono.saturating_sub(at) >= TAGS_EVERY)
     }
 
     pub(super) fn subnets_request(&self) -> Request {

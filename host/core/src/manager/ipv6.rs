@@ -33,7 +33,7 @@ impl Manager {
             return self.ask(at);
         }
         if self.minute(now).ec2_calls >= CALLS_PER_MINUTE {
-            return self.ask(now.mono + Duration::from_secs(60 - now.mono.as_secs() % 60));
+            return self.ask(now.mono + Duration::from_secs(u64::from(self.rest_of_minute(now))));
         }
         for eni in self.without_prefix() {
             let request = Request::DescribeNetworkInterfaces { ids: vec![eni.clone()] };

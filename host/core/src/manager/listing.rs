@@ -62,8 +62,12 @@ impl Manager {
                 return;
             }
         }
+        self.start_listing(now, VerifyStage::Devices);
+    }
+
+    fn start_listing(&mut self, now: Now, stage: VerifyStage) {
         let id = self.start(Job::Verify(Verify {
-            stage: VerifyStage::Devices,
+            stage,
             started: now.mono,
             devices: Vec::new(),
             interfaces: Vec::new(),
@@ -185,7 +189,7 @@ impl Manager {
 
     /// Has the subnets listed by themselves: a policy wants them fresh, or their tags are due.
     pub(super) fn list_subnets(&mut self, now: Now) {
-        if self.settings.ec2 && !self.jobs.values().any(|j| matches!(j, Job::Subnets | Job::Verify(_))) {
+        if self.settings.ec2 && !self.jobs.values().any(|j| matches!(j, Job::Subnets)) {
             let id = self.start(Job::Subnets);
             self.call(now, id, self.subnets_request());
         }
@@ -244,9 +248,13 @@ impl Manager {
         let others_came = self.cards.iter().any(|card| foreign(card) != card.unmanaged as usize);
         // One that could not be programmed gets another try.
         let unusable = self.unconfirmed.iter().any(|id| self.cards.eni(id).is_some());
-        if shown != held || others_came || unusable || self.left_overs_due(now) {
-            self.verify(now);
-        } else if self.tags_due(now) {
+        if shown != held || others_came || unusable {
+            return self.verify(now);
+        }
+        if self.left_overs_due(now) && self.settings.ec2 {
+            self.start_listing(now, VerifyStage::LeftOvers);
+        }
+        if self.tags_due(now) {
             self.list_subnets(now);
         }
     }

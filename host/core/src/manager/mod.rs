@@ -320,7 +320,17 @@ impl Manager {
 
     fn minute(&mut self, now: Now) -> &mut crate::policy::Minute {
         let held = u32::try_from(self.cards.assignments().count()).unwrap_or(u32::MAX);
-        self.history.minute(now.mono, held)
+        self.history.minute(self.minute_clock(now), held)
+    }
+
+    /// The clock of which the history's minutes are: in step with the wall clock's at the start, and never set back.
+    fn minute_clock(&self, now: Now) -> Time {
+        let started = self.booted_at.unix.saturating_sub(self.booted_at.mono);
+        now.mono + Duration::from_secs(started.as_secs() % 60)
+    }
+
+    fn rest_of_minute(&self, now: Now) -> u32 {
+        60 - u32::try_from(self.minute_clock(now).as_secs() % 60).unwrap_or(0)
     }
 
     fn log(&mut self, level: Level, text: String) {

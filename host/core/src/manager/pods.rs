@@ -133,7 +133,7 @@ impl Manager {
         let minute = self.minute(now);
         minute.adds += 1;
         let held = u32::try_from(self.cards.assignments().count()).unwrap_or(u32::MAX);
-        let minute = self.history.minute(now.mono, held);
+        let minute = self.history.minute(self.minute_clock(now), held);
         minute.peak_assigned = minute.peak_assigned.max(held);
         Ok(assigned)
     }

@@ -206,7 +206,7 @@ impl Manager {
         let t = now.mono;
         let at = |when: Option<Time>| when.map_or(Gate::Open, |when| Gate::OpensIn(until(t, when).max(1)));
         let left = CALLS_PER_MINUTE.saturating_sub(calls);
-        let rest_of_minute = 60 - u32::try_from(now.mono.as_secs() % 60).unwrap_or(0);
+        let rest_of_minute = self.rest_of_minute(now);
         let off = self.terminating || !self.settings.provisioning;
         let (ipv6, cordoned) = (self.is_ipv6(), self.cordoned());
         let shut = |gate: Gate, off: bool| match gate {

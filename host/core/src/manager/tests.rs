@@ -409,7 +409,7 @@ impl World {
 
     fn with(settings: Settings, ec2: Ec2, warm: u32, journal: Journal) -> Self {
         let mut m = Manager::new(settings);
-        m.boot(Now { mono: Duration::ZERO, unix: Duration::from_secs(1_000_000_000) }, &ec2.attached(), journal);
+        m.boot(Now { mono: Duration::ZERO, unix: Duration::from_secs(960_000_000) }, &ec2.attached(), journal);
         let mut world = Self {
             m,
             at: Duration::ZERO,
@@ -440,7 +440,7 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now { mono: self.at, unix: Duration::from_secs(1_000_000_000) + self.at }
+        Now { mono: self.at, unix: Duration::from_secs(960_000_000) + self.at }
     }
 
     fn later(&mut self, delay: u64, event: Event) {

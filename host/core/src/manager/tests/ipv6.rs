@@ -147,7 +147,7 @@ fn a_primary_whose_subnet_is_out_of_use_gets_a_second_interface() {
     let old = w.add("1").unwrap();
     let role = |value: &str| vec![("kubernetes.io/role/cni".to_owned(), value.to_owned())];
     (w.ec2.subnet_tags, w.ec2.second_subnet) = (role("0"), Some(role("1")));
-    w.run(620);
+    w.run(2500);
     assert_eq!(w.m.cards().enis().count(), 2, "spec 01 §9.3: {:?}", w.calls);
     let new = w.add("2").unwrap();
     let held = nets(&w)[0].1.clone();

@@ -90,7 +90,7 @@ fn what_only_imds_told_at_the_start_is_not_given_to_pods() {
 fn a_tag_takes_an_interface_out_of_use_and_back() {
     let mut w = with_pod_on_second();
     w.ec2.subnet_tags = tagged_out();
-    w.run(620);
+    w.run(2500);
     let excluded = |w: &World| w.m.cards().enis().filter(|(e, _)| e.excluded).count();
     assert_eq!(excluded(&w), 2, "{:?}", w.logs);
     assert_eq!(w.lookup("1").as_deref(), Some("10.0.1.3"), "its pods live on");
@@ -106,7 +106,7 @@ fn a_tag_takes_an_interface_out_of_use_and_back() {
     assert!(w.ec2.enis["eni-a"].1.is_empty(), "the address of the last pod too: {:?}", w.calls);
 
     w.ec2.subnet_tags.clear();
-    w.run(620);
+    w.run(2500);
     assert_eq!(excluded(&w), 0, "W16");
     let second = w.add("2").unwrap_err();
     w.run(5);
