@@ -2,6 +2,7 @@
 //!
 //! What the last run knew is served before EC2 is asked anything: IMDS, the checkpoint and the journal are local.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -12,44 +13,67 @@ use anyhow::{Context as _, Result, anyhow};
 use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
 use reservoir_core::checkpoint;
 use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, Instance, Request};
-use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::kube::EniConfigKeys;
-use reservoir_core::limits::InstanceLimits;
-use reservoir_core::manager::{Manager, OnCard, Settings, managed_cards};
+use reservoir_core::limits::{CardLimits, Hypervisor, InstanceLimits, trunk_compatible};
+use reservoir_core::manager::{self, Manager, OnCard, Settings, managed_cards};
 use reservoir_core::policy::Family;
+use reservoir_kube::{KubeConfig, Kubernetes};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::aws::Sdk;
 use crate::clock::{self, Clock};
+use crate::cloud::Guarded;
 use crate::config::{Config, Effective, HostNetwork as Network, max_pods};
 use crate::grpc;
 use crate::introspect;
-use crate::metrics::{Backend, Metrics, StartFailure};
+use crate::kubernetes;
+use crate::metrics::{Metrics, StartFailure};
 use crate::network::{HostNetwork, KernelNetwork, NoNetwork};
 use crate::policy::{Policy, Sources};
 use crate::pool::{Edges, Pool};
 use crate::recovery;
+use crate::vpc::Vpc;
 use crate::{files, http};
 
 /// How long calls under way may take once the daemon is told to end; the kubelet waits 10 s.
 const LAST_CALLS: Duration = Duration::from_secs(8);
+/// Between looks whether the first addresses are there.
+const READINESS_LOOK: Duration = Duration::from_millis(100);
 
 /// Runs the daemon until it is told to end.
 ///
 /// # Errors
 /// Whatever keeps it from serving, in words for the operator.
-pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
+pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -> Result<()> {
     let started = Instant::now();
     let clock = Clock::start();
     metrics.install().context("metrics")?;
-    let result = start(&config, sdk, &metrics, clock).await;
-    metrics.node_initialised(result.is_ok(), started.elapsed());
+    let mut servers = tokio::task::JoinSet::new();
+    if let Some(listen) = config.metrics.clone() {
+        // Before anything can fail (spec 02 W24).
+        servers.spawn(http::serve_metrics(listen, metrics.clone()));
+    }
+    let need = kubernetes::need(&config);
+    let began = kubernetes::begin(&config, &kube).await;
+    let (kubernetes, first) =
+        began.inspect_err(|_| metrics.started(StartFailure::ApiServer, false, started.elapsed()))?;
+    let initialising = Instant::now();
+    // Where the API server is not required it is looked for while IMDS is read.
+    let looking = async { if first.reached { first } else { kubernetes::first_look(&*kubernetes).await } };
+    let (first, result) = tokio::join!(looking, start(&config, sdk, kubernetes.clone(), &metrics, clock));
+    metrics.node_initialised(result.is_ok(), initialising.elapsed());
     let failure = if result.is_ok() { StartFailure::None } else { StartFailure::NodeInit };
-    metrics.started(failure, false, started.elapsed());
-    let Running { pool, facts, commands } = result?;
+    metrics.started(failure, first.reached, started.elapsed());
+    let Running { pool, facts, commands, cloud } = result?;
+    if let Some(node) = first.node.clone() {
+        pool.node_changed(node);
+    }
 
     let driver = tokio::spawn(pool.clone().run(commands));
+    // They end with the pool and the service that they serve.
+    tokio::spawn(kubernetes::follow(Arc::downgrade(&pool), kubernetes, need, first));
+    tokio::spawn(Vpc::keep(Arc::downgrade(&facts.vpc), clock, cloud, pool.network().clone()));
     let writer = {
         let pool = pool.clone();
         std::thread::Builder::new()
@@ -59,10 +83,6 @@ pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
     };
     let figures = pool.clone();
     metrics.set_pool_source(move || introspect::figures(&figures));
-    let mut servers = tokio::task::JoinSet::new();
-    if let Some(listen) = config.metrics.clone() {
-        servers.spawn(http::serve_metrics(listen, metrics.clone()));
-    }
     if let Some(listen) = config.introspection.clone() {
         let (config, state) = (config.clone(), Arc::new(introspect::State(pool.clone())));
         servers.spawn(async move { http::serve_introspection(listen, &config, state).await });
@@ -86,7 +106,17 @@ pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
             let _ = stop.send(());
         }
     };
-    let serving = grpc::serve(listener, grpc::Service::new(pool.clone(), facts), shutdown);
+    // Where the reference does not start without addresses (spec 01 §2.5, §9); else pods are told what is missing.
+    let waits = config.modes.custom_networking || config.modes.ipv6;
+    let ready = {
+        let pool = pool.clone();
+        async move {
+            if waits {
+                addresses(&pool).await;
+            }
+        }
+    };
+    let serving = grpc::serve(listener, grpc::Service::new(pool.clone(), facts), ready, shutdown);
     tokio::pin!(serving);
     let mut stopped = stopped;
     let served = tokio::select! {
@@ -112,6 +142,21 @@ pub async fn run(config: Config, sdk: Sdk, metrics: Metrics) -> Result<()> {
     served.map_err(|e| anyhow!("gRPC: {e}"))
 }
 
+/// Ends when the pool has what the node needs to be called ready.
+async fn addresses(pool: &Pool) {
+    let mut told = String::new();
+    while let Err(lacking) = pool.look(|manager, _| manager.readiness()) {
+        if lacking != told {
+            tracing::info!("the node is not ready yet: {lacking}");
+            told = lacking;
+        }
+        tokio::time::sleep(READINESS_LOOK).await;
+    }
+    if !told.is_empty() {
+        tracing::info!("the node is ready");
+    }
+}
+
 async fn end_asked() {
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         tracing::error!("signals cannot be watched; only SIGKILL ends this process");
@@ -126,64 +171,59 @@ async fn end_asked() {
 struct Running {
     pool: Arc<Pool>,
     facts: grpc::Facts,
-    commands: tokio::sync::mpsc::UnboundedReceiver<reservoir_core::manager::Command>,
+    commands: tokio::sync::mpsc::UnboundedReceiver<manager::Command>,
+    cloud: Arc<dyn Cloud>,
 }
 
-async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Result<Running> {
-    tracing::info!(
-        "no API server is used by this release: max-pods comes from {}, node labels are empty",
-        max_pods::FILE
-    );
+async fn start(
+    config: &Config,
+    sdk: Sdk,
+    kubernetes: Arc<dyn Kubernetes>,
+    metrics: &Metrics,
+    clock: Clock,
+) -> Result<Running> {
     let (cloud, instance) = AwsCloud::connect(cloud_config(config, sdk)).await.context("IMDS")?;
-    let cloud: Arc<dyn Cloud> = Arc::new(cloud);
+    let cloud: Arc<dyn Cloud> =
+        Arc::new(Guarded::new(Arc::new(cloud), kubernetes.clone(), config.provisioning.imds_only));
     tracing::info!(
         instance = instance.instance_id,
         r#type = instance.instance_type,
         zone = instance.availability_zone,
         "this is the node"
     );
-    let limits = limits(&*cloud, &instance).await?;
+    let family = if config.modes.ipv6 { Family::Ipv6 } else { Family::Ipv4 };
+    let (attached, vpc) =
+        tokio::join!(cloud.call(Request::AttachedInterfaces), Vpc::read(&*cloud, &instance.mac, family));
+    let Answer::Attached(attached) = attached.context("the attached interfaces")? else {
+        return Err(anyhow!("IMDS: the attached interfaces were answered with something else"));
+    };
+    let vpc = Arc::new(vpc.context("the VPC's address blocks")?);
+    let limits = limits(config, &*cloud, &instance, &attached).await?;
     let (effective, report) = config.validate(&limits);
     report.log();
     if report.is_fatal() {
         return Err(anyhow!("the configuration does not fit this instance type; each problem is logged above"));
     }
-    let (attached, vpc) = tokio::join!(
-        cloud.call(Request::AttachedInterfaces),
-        cloud.call(Request::VpcCidrs { mac: instance.mac.clone(), family: Family::Ipv4 })
-    );
-    let Answer::Attached(attached) = attached.context("the attached interfaces")? else {
-        return Err(anyhow!("IMDS: the attached interfaces were answered with something else"));
-    };
-    let Answer::VpcCidrs(vpc) = vpc.context("the VPC's address blocks")? else {
-        return Err(anyhow!("IMDS: the VPC's address blocks were answered with something else"));
-    };
-    let vpc: Vec<Ipv4Net> = vpc.into_iter().filter_map(IpNet::as_ipv4).collect();
 
     let network: Arc<dyn HostNetwork> = match config.datapath.host_network {
-        Network::Kernel => Arc::new(KernelNetwork::new(config.datapath.clone(), metrics.clone())),
+        Network::Kernel => Arc::new(KernelNetwork::new(config, metrics.clone())),
         Network::None => Arc::new(NoNetwork),
     };
-    metrics.connmark_backend(Backend::Iptables);
     let checkpoint = config.provisioning.backing_store.clone();
-    let on_card = |i: &AttachedInterface| {
-        // IMDS tells an EFA-only interface by its having no address (spec 03 §5.2), and no tags.
-        let efa_only = i.primary.is_none() && i.ipv6.is_empty();
-        OnCard { card: i.card, efa_only, unmanaged: false }
-    };
-    let on_cards: Vec<OnCard> = attached.iter().map(on_card).collect();
+    let on_cards = on_cards(config, &*cloud, &instance, &attached).await;
     let cards = managed_cards(config.modes.multi_nic, &limits, &on_cards);
     let mut found = {
         let cards = cards.clone();
-        let (network, instance, vpc) = (network.clone(), instance.clone(), vpc.clone());
+        let (network, instance, vpc) = (network.clone(), instance.clone(), vpc.ipv4());
         let (checkpoint, unix) = (checkpoint.clone(), clock.now().unix.as_secs());
+        let ipv6 = config.modes.ipv6;
         tokio::task::spawn_blocking(move || -> Result<Vec<(u32, recovery::Found)>> {
             network
                 .set_up_host(&instance.mac, instance.local_ipv4, &vpc)
                 .map_err(|e| anyhow!("failed to set up the host's network: {e}"))?;
             let mut all = Vec::new();
             for card in cards {
-                let found = recovery::read(&checkpoint::path(&checkpoint, card), &*network, unix)?;
+                let found = recovery::read_for(&checkpoint::path(&checkpoint, card), &*network, unix, ipv6)?;
                 all.push((card, found));
             }
             // Rules of an address that any card's file still knows are in use.
@@ -196,6 +236,7 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         })
         .await??
     };
+    vpc.applied(clock.now().mono);
 
     let journal_path = files::journal_path(&checkpoint);
     files::remove_stale(&journal_path);
@@ -227,33 +268,73 @@ async fn start(config: &Config, sdk: Sdk, metrics: &Metrics, clock: Clock) -> Re
         cache: config.reservoir.policy_cache.dir(&checkpoint),
     };
     let policy = Policy::new(sources, metrics.clone());
-    let edges = Edges { cloud, network, metrics: metrics.clone(), clock, checkpoint, policy };
+    let (asked, metrics) = (cloud.clone(), metrics.clone());
+    let edges = Edges { cloud: asked, network, kubernetes, metrics, clock, checkpoint, policy };
     let (pool, commands) = Pool::new(manager, edges);
     if rewrite && let Err(error) = pool.write_now() {
         tracing::warn!("the checkpoint could not be written again: {error}");
     }
     recovery::look_again(&pool, unproven);
-    let mut vpc_cidrs = vpc;
-    if !config.datapath.external_snat {
-        vpc_cidrs.extend(&config.datapath.exclude_snat_cidrs);
-    }
+    let node_ip = match family {
+        Family::Ipv4 => instance.local_ipv4.to_string(),
+        Family::Ipv6 => instance.local_ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
+    };
     let facts = grpc::Facts {
         external_snat: config.datapath.external_snat,
-        vpc_cidrs,
+        excluded_from_snat: config.datapath.exclude_snat_cidrs.clone(),
+        vpc,
+        ipv6: config.modes.ipv6,
         network_policy_mode: config.datapath.network_policy_mode.clone().unwrap_or_default(),
         multi_nic: config.modes.multi_nic,
-        node_ip: instance.local_ipv4.to_string(),
+        pod_eni: config.modes.pod_eni,
+        annotate: config.modes.annotate_pod_ip,
+        node_ip,
         instance_id: instance.instance_id,
         region: instance.region,
     };
-    Ok(Running { pool, facts, commands })
+    Ok(Running { pool, facts, commands, cloud })
 }
 
-async fn limits(cloud: &dyn Cloud, instance: &Instance) -> Result<InstanceLimits> {
+/// What is attached to which card; EC2 is asked where its tags decide which cards are managed (spec 01 §10.1).
+async fn on_cards(
+    config: &Config,
+    cloud: &dyn Cloud,
+    instance: &Instance,
+    attached: &[AttachedInterface],
+) -> Vec<OnCard> {
+    let untagged = config.provisioning.manage_untagged_eni;
+    let shown = manager::on_cards(attached, &[], instance, untagged);
+    if !manager::tags_decide(config.modes.multi_nic, &shown) {
+        return shown;
+    }
+    let ids = attached.iter().map(|i| i.eni.clone()).collect();
+    match cloud.call(Request::DescribeNetworkInterfaces { ids }).await {
+        Ok(Answer::Interfaces(told)) => manager::on_cards(attached, &told, instance, untagged),
+        Ok(_) => shown,
+        Err(error) => {
+            tracing::warn!("which cards are managed is decided without EC2's tags: {error}");
+            shown
+        }
+    }
+}
+
+async fn limits(
+    config: &Config,
+    cloud: &dyn Cloud,
+    instance: &Instance,
+    attached: &[AttachedInterface],
+) -> Result<InstanceLimits> {
     if let Some(limits) = InstanceLimits::of(&instance.instance_type) {
         return Ok(limits);
     }
     let instance_type = instance.instance_type.clone();
+    if config.provisioning.imds_only {
+        tracing::warn!(
+            r#type = instance_type,
+            "the limits of this instance type are not known; what is attached is the limit"
+        );
+        return Ok(limits_of_attached(attached));
+    }
     match cloud.call(Request::DescribeInstanceType { instance_type }).await {
         Ok(Answer::InstanceType(limits)) => Ok(limits),
         Ok(_) => Err(anyhow!("DescribeInstanceTypes was answered with something else")),
@@ -261,6 +342,23 @@ async fn limits(cloud: &dyn Cloud, instance: &Instance) -> Result<InstanceLimits
             let error: CloudError = error;
             Err(error).context(format!("the limits of instance type {:?} are not known", instance.instance_type))
         }
+    }
+}
+
+/// In place of EC2's limits where EC2 is not asked (spec 03 W-23): nothing grows then, so what is there is the limit. A
+/// type too new for the table is Nitro.
+fn limits_of_attached(attached: &[AttachedInterface]) -> InstanceLimits {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let on = |card: u32| count(attached.iter().filter(|i| i.card == card).count());
+    let held = attached.iter().map(|i| 1 + i.secondary.len() + i.prefixes.len()).max();
+    let cards: BTreeSet<u32> = attached.iter().map(|i| i.card).collect();
+    InstanceLimits {
+        enis: cards.iter().map(|c| on(*c)).max().unwrap_or(1),
+        ipv4_per_eni: count(held.unwrap_or(1)).max(2),
+        default_card: 0,
+        hypervisor: Hypervisor::Nitro,
+        bare_metal: false,
+        cards: cards.iter().map(|c| CardLimits { index: *c, max_enis: on(*c) }).collect(),
     }
 }
 
@@ -300,8 +398,7 @@ fn settings(
             &config.provisioning.eni_config_label,
         ),
         pod_eni: config.modes.pod_eni,
-        // Types that the table does not know are (spec 01 §1.5).
-        trunk_compatible: true,
+        trunk_compatible: trunk_compatible(&instance.instance_type),
         manage_non_schedulable: config.provisioning.manage_non_schedulable,
         targets: config.targets(),
         cooldown: Duration::from_secs(u64::try_from(config.pool.ip_cooldown_seconds).unwrap_or(0)),

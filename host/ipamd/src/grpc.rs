@@ -10,6 +10,7 @@ use std::time::Duration;
 use reservoir_core::ip::Ipv4Net;
 use reservoir_core::manager::Wanted;
 use reservoir_core::store::{Error as StoreError, Key, PodMeta, Released};
+use reservoir_kube::PodName;
 use reservoir_rpc as rpc;
 use rpc::cni_backend_server::{CniBackend, CniBackendServer};
 use rpc::config_server_backend_server::{ConfigServerBackend, ConfigServerBackendServer};
@@ -20,19 +21,42 @@ use tonic::{Code, Request, Response, Status};
 use crate::metrics::DelReason;
 use crate::pool::{AddError, DelError, Pool};
 use crate::recovery;
+use crate::vpc::Vpc;
 
-/// What the replies carry beside the address.
+/// What the replies carry beside the address, and what ADD and DEL do beside the pool.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub external_snat: bool,
-    /// The VPC's blocks, then those of AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS (spec 02 §3.4).
-    pub vpc_cidrs: Vec<Ipv4Net>,
+    /// The blocks of AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS, told after the VPC's (spec 02 §3.4).
+    pub excluded_from_snat: Vec<Ipv4Net>,
+    /// The VPC's blocks of the pods' family.
+    pub vpc: Arc<Vpc>,
+    pub ipv6: bool,
     /// Verbatim from NETWORK_POLICY_ENFORCING_MODE; empty if not set.
     pub network_policy_mode: String,
     pub multi_nic: bool,
+    /// ENABLE_POD_ENI: every pod is looked at before it gets an address (spec 02 §3.2).
+    pub pod_eni: bool,
+    /// ANNOTATE_POD_IP.
+    pub annotate: bool,
+    /// Of the pods' family; empty if not known.
     pub node_ip: String,
     pub instance_id: String,
     pub region: String,
+}
+
+impl Facts {
+    /// The reply's `VPCv4CIDRs`, `VPCv6CIDRs` and `UseExternalSNAT` (spec 02 §3.4).
+    fn context(&self) -> (Vec<String>, Vec<String>, bool) {
+        let mut blocks: Vec<String> = self.vpc.blocks().iter().map(ToString::to_string).collect();
+        if self.ipv6 {
+            return (Vec::new(), blocks, false);
+        }
+        if !self.external_snat {
+            blocks.extend(self.excluded_from_snat.iter().map(ToString::to_string));
+        }
+        (blocks, Vec::new(), self.external_snat)
+    }
 }
 
 /// The services of one daemon.
@@ -40,14 +64,12 @@ pub struct Facts {
 pub struct Service {
     pool: Arc<Pool>,
     facts: Arc<Facts>,
-    vpc_cidrs: Arc<Vec<String>>,
 }
 
 impl Service {
     #[must_use]
     pub fn new(pool: Arc<Pool>, facts: Facts) -> Self {
-        let vpc_cidrs = Arc::new(facts.vpc_cidrs.iter().map(ToString::to_string).collect());
-        Self { pool, facts: Arc::new(facts), vpc_cidrs }
+        Self { pool, facts: Arc::new(facts) }
     }
 }
 
@@ -100,6 +122,11 @@ impl CniBackend for Service {
         if r.requires_multi_nic_attachment && !self.facts.multi_nic {
             return refused("the pod asks for several network cards and ENABLE_MULTI_NIC is not set");
         }
+        if self.facts.pod_eni
+            && let Err(why) = self.is_ordinary(&r).await
+        {
+            return refused(&why);
+        }
         let key = Key::new(r.network_name.as_str(), r.container_id.as_str(), r.if_name.as_str());
         let pod = PodMeta { namespace: r.k8s_pod_namespace.clone(), name: r.k8s_pod_name.clone(), interfaces: 1 };
         let wanted = if r.requires_multi_nic_attachment { Wanted::EveryCard } else { Wanted::One };
@@ -118,15 +145,22 @@ impl CniBackend for Service {
                 "address assigned"
             );
         }
-        let facts = &self.facts;
-        Ok(Response::new(rpc::AddNetworkReply {
-            success: true,
+        let annotated = self.annotate(&r, assigned.first().map(|a| a.ip)).await;
+        let (vpc_v4_cidrs, vpc_v6_cidrs, use_external_snat) = self.facts.context();
+        let mut response = Response::new(rpc::AddNetworkReply {
+            success: annotated.is_ok(),
             ip_allocation_metadata: assigned.iter().map(|a| metadata(a.ip, a.device_index, a.table)).collect(),
-            use_external_snat: facts.external_snat,
-            vpc_v4_cidrs: self.vpc_cidrs.as_ref().clone(),
-            network_policy_mode: facts.network_policy_mode.clone(),
+            use_external_snat,
+            vpc_v4_cidrs,
+            vpc_v6_cidrs,
+            network_policy_mode: self.facts.network_policy_mode.clone(),
             ..rpc::AddNetworkReply::default()
-        }))
+        });
+        if let Err(why) = annotated {
+            tracing::warn!(namespace = r.k8s_pod_namespace, pod = r.k8s_pod_name, sandbox = r.container_id, "{why}");
+            rpc::reason::write(response.metadata_mut(), &why);
+        }
+        Ok(response)
     }
 
     async fn del_network(
@@ -152,8 +186,7 @@ impl CniBackend for Service {
                     DelError::Store(StoreError::UnknownPod) => Code::NotFound,
                     _ => Code::Unknown,
                 };
-                // The reference's text of an error list; plugins search in it (spec 02 §2.4).
-                return Err(Status::new(code, format!("1 error occurred:\n\t* {error}\n\n")));
+                return Err(failed(code, &error));
             }
         };
         for one in &released {
@@ -166,6 +199,14 @@ impl CniBackend for Service {
                 "address released"
             );
         }
+        if let Some(first) = released.first().filter(|_| self.facts.annotate) {
+            let pod = PodName::new(r.k8s_pod_namespace.as_str(), r.k8s_pod_name.as_str());
+            if let Err(error) = self.pool.kubernetes().clear_annotation(&pod, first.ip).await {
+                // The address is free all the same; the plugin clears up by what it knows itself (spec 02 §4.1, §4.6).
+                tracing::warn!(namespace = pod.namespace, pod = pod.name, "the pod's annotation stays: {error}");
+                return Err(failed(Code::Unknown, &error));
+            }
+        }
         Ok(Response::new(rpc::DelNetworkReply {
             success: true,
             ip_allocation_metadata: released.iter().map(|a| metadata(a.ip, a.device_index, a.table)).collect(),
@@ -175,7 +216,33 @@ impl CniBackend for Service {
     }
 }
 
+/// The reference's text of an error list; plugins search in it (spec 02 §2.4).
+fn failed(code: Code, error: &dyn std::fmt::Display) -> Status {
+    Status::new(code, format!("1 error occurred:\n\t* {error}\n\n"))
+}
+
 impl Service {
+    /// Whether the pod gets its address from the pool (spec 02 §3.2). One that asks for a branch interface must not: its
+    /// traffic would pass by its security groups.
+    async fn is_ordinary(&self, r: &rpc::AddNetworkRequest) -> Result<(), String> {
+        let pod = PodName::new(r.k8s_pod_namespace.as_str(), r.k8s_pod_name.as_str());
+        match self.pool.kubernetes().pod(&pod).await {
+            Ok(facts) if facts.wants_branch => Err("the pod asks for a branch network interface \
+                (vpc.amazonaws.com/pod-eni, from a SecurityGroupPolicy), which this release does not wire"
+                .to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("whether the pod asks for a branch network interface is not known: {error}")),
+        }
+    }
+
+    /// Shows the pod's address in its annotation, if that is asked for (spec 02 §11.4).
+    async fn annotate(&self, r: &rpc::AddNetworkRequest, address: Option<IpAddr>) -> Result<(), String> {
+        let (true, Some(address)) = (self.facts.annotate, address) else { return Ok(()) };
+        let pod = PodName::new(r.k8s_pod_namespace.as_str(), r.k8s_pod_name.as_str());
+        let annotated = self.pool.kubernetes().annotate(&pod, address).await;
+        annotated.map_err(|e| format!("the pod's address {address} cannot be shown in its annotation: {e}"))
+    }
+
     async fn release(&self, key: &Key, r: &rpc::DelNetworkRequest) -> Result<Vec<Released>, DelError> {
         let result = self.pool.del(key).await;
         let entry = match &result {
@@ -216,8 +283,8 @@ impl ConfigServerBackend for Service {
         Ok(Response::new(rpc::NetworkPolicyAgentConfigReply {
             network_policy_mode: facts.network_policy_mode.clone(),
             multi_nic_enabled: facts.multi_nic,
-            node_ipv4: facts.node_ip.clone(),
-            node_ipv6: String::new(),
+            node_ipv4: if facts.ipv6 { String::new() } else { facts.node_ip.clone() },
+            node_ipv6: if facts.ipv6 { facts.node_ip.clone() } else { String::new() },
             instance_id: facts.instance_id.clone(),
             region: facts.region.clone(),
         }))
@@ -244,19 +311,28 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until `shutdown` ends; calls under way then finish, health says NOT_SERVING first.
+/// Serves until `shutdown` ends; calls under way then finish, health says NOT_SERVING first. Health says SERVING once
+/// `ready` ends: the node's entrypoint waits for it before it tells the kubelet of the plugin. Calls are answered before.
 ///
 /// # Errors
 /// Those of the transport.
 pub async fn serve(
     listener: UnixListener,
     service: Service,
+    ready: impl Future<Output = ()> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in rpc::HEALTH_SERVICES {
-        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
     }
+    let reporter = health.clone();
+    let readying = tokio::spawn(async move {
+        ready.await;
+        for name in rpc::HEALTH_SERVICES {
+            reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        }
+    });
     let v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(rpc::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -267,6 +343,7 @@ pub async fn serve(
         .build_v1alpha()?;
     let ending = async move {
         shutdown.await;
+        readying.abort();
         for name in rpc::HEALTH_SERVICES {
             health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
         }
@@ -282,3 +359,6 @@ pub async fn serve(
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,8 +225,7 @@ impl crate::http::Introspect for State {
     }
 
     fn eni_config(&self) -> Option<String> {
-        // Without an API server the node cannot be read (spec 02 §8.2).
-        None
+        self.0.eni_config()
     }
 
     fn policy(&self) -> String {
@@ -258,9 +257,11 @@ pub fn figures(pool: &Arc<Pool>) -> PoolFigures {
             }
             per_eni.push((spec.id.clone(), held));
         }
+        let ipv6 = settings.family == reservoir_core::policy::Family::Ipv6;
         PoolFigures {
             max_enis,
-            max_ips: max_enis * u64::from(settings.limits.slots_per_eni()) * per_slot,
+            // Spec 02 §9.2: a prefix of IPv6 has no end that anybody would reach.
+            max_ips: if ipv6 { 0 } else { max_enis * u64::from(settings.limits.slots_per_eni()) * per_slot },
             enis: stats.enis as u64,
             ips: stats.total,
             assigned: stats.assigned,

@@ -2,6 +2,7 @@
 
 pub mod aws;
 pub mod clock;
+pub mod cloud;
 pub mod config;
 pub mod daemon;
 pub mod decisions;
@@ -9,9 +10,13 @@ pub mod files;
 pub mod grpc;
 pub mod http;
 pub mod introspect;
+pub mod kubernetes;
 pub mod logging;
 pub mod metrics;
 pub mod network;
 pub mod policy;
 pub mod pool;
 pub mod recovery;
+#[cfg(test)]
+mod testing;
+pub mod vpc;

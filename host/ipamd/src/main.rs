@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use reservoir_ipamd::config::{Config, Environment};
 use reservoir_ipamd::metrics::Metrics;
-use reservoir_ipamd::{aws, daemon, logging};
+use reservoir_ipamd::{aws, daemon, kubernetes, logging};
 
 fn main() -> ExitCode {
     let environment = Environment::of_process();
     let (config, mut report) = Config::read(&environment);
     let sdk = aws::config(&environment, &mut report);
+    let program = std::env::args().next().unwrap_or_default();
+    let kube = kubernetes::config(&environment, &config, &program);
     if let Err(error) = logging::init(&config.logging) {
         eprintln!("logging: {error}");
     }
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(daemon::run(config, sdk, Metrics::new(reservoir_rpc::VERSION))) {
+    match runtime.block_on(daemon::run(config, sdk, kube, Metrics::new(reservoir_rpc::VERSION))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             logging::fatal(&format!("Initialization failure: {error:#}"));

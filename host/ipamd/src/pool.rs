@@ -20,10 +20,12 @@ use std::time::Instant;
 use reservoir_cloud::Cloud;
 use reservoir_core::checkpoint;
 use reservoir_core::cloud::{CloudError, ErrorKind};
+use reservoir_core::kube::{EniConfig, NodeFacts, eni_config_name};
 use reservoir_core::manager::{
     Add, CardPool, Command, Counter, Event, Level, Manager, Now, Reconciled, Refusal, WaiterId, Wanted,
 };
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
+use reservoir_kube::{Announced, KubeError, Kubernetes};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Clock;
@@ -37,6 +39,7 @@ use crate::policy::{Policy, PolicyThread, Question};
 pub struct Edges {
     pub cloud: Arc<dyn Cloud>,
     pub network: Arc<dyn HostNetwork>,
+    pub kubernetes: Arc<dyn Kubernetes>,
     pub policy: Policy,
     pub metrics: Metrics,
     pub clock: Clock,
@@ -57,6 +60,8 @@ pub struct Pool {
 
 struct Inner {
     manager: Manager,
+    /// The Node as the manager was told last.
+    node: Option<NodeFacts>,
     waiters: HashMap<WaiterId, oneshot::Sender<Answer>>,
     /// Changes that no checkpoint tells of yet, oldest first.
     pending: Vec<Pending>,
@@ -109,6 +114,7 @@ impl Pool {
         let (commands, receiver) = mpsc::unbounded_channel();
         let inner = Inner {
             manager,
+            node: None,
             waiters: HashMap::new(),
             pending: Vec::new(),
             unwritten: BTreeSet::new(),
@@ -116,13 +122,7 @@ impl Pool {
             stopping: false,
             armed: None,
         };
-        let pool = Self {
-            inner: Mutex::new(inner),
-            dirty: Condvar::new(),
-            nearer: Notify::new(),
-            commands,
-            edges,
-        };
+        let pool = Self { inner: Mutex::new(inner), dirty: Condvar::new(), nearer: Notify::new(), commands, edges };
         let pool = Arc::new(pool);
         pool.drain(&mut pool.lock());
         (pool, receiver)
@@ -148,6 +148,11 @@ impl Pool {
     #[must_use]
     pub fn network(&self) -> &Arc<dyn HostNetwork> {
         &self.edges.network
+    }
+
+    #[must_use]
+    pub fn kubernetes(&self) -> &Arc<dyn Kubernetes> {
+        &self.edges.kubernetes
     }
 
     #[must_use]
@@ -255,6 +260,28 @@ impl Pool {
         self.drain(&mut inner);
     }
 
+    /// Tells the manager what the Node object says now.
+    pub fn node_changed(&self, facts: NodeFacts) {
+        self.lock().node = Some(facts.clone());
+        self.tell(Event::Node(facts));
+    }
+
+    /// Name of the ENIConfig that applies to this node; none while the Node is not known.
+    #[must_use]
+    pub fn eni_config(&self) -> Option<String> {
+        let inner = self.lock();
+        let node = inner.node.as_ref()?;
+        Some(eni_config_name(node, &inner.manager.settings().eni_config_keys).to_owned())
+    }
+
+    /// Reads the ENIConfig that applies to this node now (spec 01 §7.1). A Node that cannot be read is a failure, not a
+    /// node without a name (W21).
+    pub(crate) async fn read_eni_config(&self) -> Result<EniConfig, KubeError> {
+        let keys = self.lock().manager.settings().eni_config_keys.clone();
+        let node = self.edges.kubernetes.node().await?;
+        self.edges.kubernetes.eni_config(eni_config_name(&node, &keys)).await
+    }
+
     /// Sorts the manager's commands: what concerns the lock's content is done now, the rest goes to the driver in order.
     fn drain(&self, inner: &mut Inner) {
         // Two calls may wait under one key: what one of them was told is not undone because the other went away.
@@ -263,9 +290,7 @@ impl Pool {
         for command in inner.manager.take_commands() {
             match command {
                 Command::Resolve { waiter, outcome } => {
-                    let Some(sender) = inner.waiters.remove(&waiter) else {
-                        continue;
-                    };
+                    let Some(sender) = inner.waiters.remove(&waiter) else { continue };
                     let answer = match outcome {
                         Ok(assigned) if sender.is_closed() => {
                             untold.extend(assigned);
@@ -383,12 +408,7 @@ impl Pool {
                     let call = tokio::spawn(async move { cloud.call(request).await });
                     let result = call.await.unwrap_or_else(|error| {
                         let (kind, code) = (ErrorKind::Unknown, String::new());
-                        Err(CloudError {
-                            api,
-                            kind,
-                            code,
-                            message: error.to_string(),
-                        })
+                        Err(CloudError { api, kind, code, message: error.to_string() })
                     });
                     pool.tell(Event::Cloud { job, result });
                 });
@@ -397,23 +417,30 @@ impl Pool {
                 let pool = self.clone();
                 let network = self.edges.network.clone();
                 tokio::spawn(async move {
-                    let set_up = tokio::task::spawn_blocking(move || match subnet_cidr.as_ipv4() {
-                        Some(subnet) => network.set_up_eni(&eni, subnet),
-                        None => Err("IPv6 mode is refused at start".to_owned()),
-                    });
+                    let set_up = tokio::task::spawn_blocking(move || network.set_up_eni(&eni, subnet_cidr));
                     let result = set_up.await.unwrap_or_else(|error| Err(error.to_string()));
                     pool.tell(Event::EniReady { job, result });
                 });
             }
-            // Modes that need them are refused at start (config/not_yet.rs).
-            Command::EniConfig { job } => self.tell(Event::EniConfig {
-                job,
-                result: Err(NO_API.to_owned()),
-            }),
-            Command::Announce(feature) => self.tell(Event::Announced {
-                feature,
-                result: Err(NO_API.to_owned()),
-            }),
+            Command::EniConfig { job } => {
+                let pool = self.clone();
+                tokio::spawn(async move {
+                    let result = pool.read_eni_config().await;
+                    let result = result.map_err(|e| format!("eniconfig: eniconfig is not available: {e}"));
+                    pool.tell(Event::EniConfig { job, result });
+                });
+            }
+            Command::Announce(feature) => {
+                let pool = self.clone();
+                tokio::spawn(async move {
+                    let result = pool.edges.kubernetes.announce(&feature).await;
+                    if let Ok(Announced::Written) = result {
+                        tracing::info!(feature = feature.name(), value = feature.value(), "written into the CNINode");
+                    }
+                    let result = result.map(drop).map_err(|e| e.to_string());
+                    pool.tell(Event::Announced { feature, result });
+                });
+            }
             Command::TearDownEni { eni } => {
                 let pool = self.clone();
                 tokio::task::spawn_blocking(move || {
@@ -504,11 +531,7 @@ impl Pool {
         for (done, (card, content)) in files.iter().enumerate() {
             let started = Instant::now();
             let result = files::replace(&checkpoint::path(&self.edges.checkpoint, *card), content);
-            let outcome = if result.is_ok() {
-                Outcome::Success
-            } else {
-                Outcome::Error
-            };
+            let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
             self.edges.metrics.checkpoint_written(outcome, started.elapsed());
             if result.is_err() {
                 return (done, result);
@@ -544,22 +567,15 @@ impl Pool {
 
 impl std::fmt::Debug for Edges {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Edges")
-            .field("checkpoint", &self.checkpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("Edges").field("checkpoint", &self.checkpoint).finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("checkpoint", &self.edges.checkpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("Pool").field("checkpoint", &self.edges.checkpoint).finish_non_exhaustive()
     }
 }
-
-/// Why there is no ENIConfig and no CNINode.
-const NO_API: &str = "the Kubernetes API is not used in this release";
 
 fn changes(assigned: &[Assigned]) -> Vec<Change> {
     assigned.iter().filter_map(|a| a.change.clone()).collect()
@@ -572,9 +588,7 @@ fn contents(manager: &Manager, cards: &BTreeSet<u32>) -> Vec<(u32, Vec<u8>)> {
 }
 
 async fn wait_written(written: Written) -> io::Result<()> {
-    written
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the daemon is stopping")))
+    written.await.unwrap_or_else(|_| Err(io::Error::other("the daemon is stopping")))
 }
 
 /// Ends a wait when its caller goes away.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -277,20 +277,24 @@ fn rebuild(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, reason: St
 }
 
 /// Entries for the addresses that the host shows in use.
-fn in_use(pods: Vec<(Ipv4Addr, Option<String>)>) -> Vec<(Allocation, IpAddr)> {
+fn in_use(pods: Vec<(IpAddr, Option<String>)>) -> Vec<(Allocation, IpAddr)> {
     let mut kept = Vec::new();
     for (address, veth) in pods {
         // Without a veth nobody can use the address, whatever rules are left.
         let Some(veth) = veth else { continue };
         let Some(suffix) = veth.len().checked_sub(11).and_then(|at| veth.get(at..)) else { continue };
+        let (ipv4, ipv6) = match address {
+            IpAddr::V4(v4) => (v4.to_string(), String::new()),
+            IpAddr::V6(v6) => (String::new(), v6.to_string()),
+        };
         let allocation = Allocation {
             key: Key::new(RECOVERED, suffix, "unknown"),
-            ipv4: address.to_string(),
-            ipv6: String::new(),
+            ipv4,
+            ipv6,
             timestamp: 0,
             pod: PodMeta::default(),
         };
-        kept.push((allocation, IpAddr::V4(address)));
+        kept.push((allocation, address));
     }
     kept
 }

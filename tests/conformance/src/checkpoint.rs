@@ -63,7 +63,10 @@ impl HostNetwork for Host {
     fn set_up_host(&self, _: &str, _: Ipv4Addr, _: &[Ipv4Net]) -> Result<(), String> {
         Ok(())
     }
-    fn set_up_eni(&self, _: &EniSpec, _: Ipv4Net) -> Result<(), String> {
+    fn set_vpc_blocks(&self, _: &[Ipv4Net]) -> Result<(), String> {
+        Ok(())
+    }
+    fn set_up_eni(&self, _: &EniSpec, _: IpNet) -> Result<(), String> {
         Ok(())
     }
     fn tear_down_eni(&self, _: &EniSpec) -> Result<(), String> {
@@ -72,7 +75,7 @@ impl HostNetwork for Host {
     fn links(&self) -> Result<Vec<String>, String> {
         self.links.clone()
     }
-    fn pods(&self) -> Result<Vec<(Ipv4Addr, Option<String>)>, String> {
+    fn pods(&self) -> Result<Vec<(IpAddr, Option<String>)>, String> {
         // The cases say nothing of rules: nothing can be proven, so a damaged file must stay.
         Err("the case does not say".to_owned())
     }

@@ -18,7 +18,9 @@ keeps the daemon from starting (exit code 1). A name that nobody knows and that 
 **later** is accepted, with what happens meanwhile; **no** is left out on purpose.\n\n\
 Settings of the policy are not here: they are files of `RESERVOIR_POLICY_DIR`.\n\n\
 Variables of the AWS SDK (`AWS_REGION`, `AWS_ENDPOINT_URL_EC2`, `AWS_EC2_METADATA_SERVICE_ENDPOINT`, credentials, …)\n\
-are read by the SDK.\n",
+are read by the SDK. `KUBECONFIG`, `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`, `HOME` (`.kube/config`) and the\n\
+proxy variables lead to the API server as with every other client of it. Without any of them the daemon works without one,\n\
+unless a variable says that it needs it.\n",
     );
     let mut group = "";
     for v in VARIABLES {

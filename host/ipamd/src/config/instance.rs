@@ -3,7 +3,6 @@
 use reservoir_core::limits::{Hypervisor, InstanceLimits};
 use reservoir_core::policy::Unit;
 
-use super::not_yet::PREFIX_DELEGATION;
 use super::{Config, Report};
 
 /// What really holds on this instance.
@@ -23,8 +22,8 @@ pub fn has_prefixes(limits: &InstanceLimits) -> bool {
 }
 
 impl Config {
-    /// Holds the configuration against the limits of the instance type. Fatal: limits of zero; prefix delegation where
-    /// the type has it (not in this release).
+    /// Holds the configuration against the limits of the instance type. Fatal: limits of zero; IPv6 where the type has no
+    /// prefixes.
     #[must_use]
     pub fn validate(&self, limits: &InstanceLimits) -> (Effective, Report) {
         let mut report = Report::default();
@@ -52,9 +51,6 @@ impl Config {
                     format!("above the limit of this instance type; {} is used", limits.enis),
                 ),
             }
-        }
-        if effective.unit == Unit::Prefix {
-            report.unsupported("ENABLE_PREFIX_DELEGATION", Some("true"), PREFIX_DELEGATION);
         }
         (effective, report)
     }

@@ -43,10 +43,6 @@ impl<'a> Reader<'a> {
         self.report.borrow_mut().fatal(name, value, message);
     }
 
-    pub fn unsupported(&self, name: &str, value: Option<&str>, message: impl Into<String>) {
-        self.report.borrow_mut().unsupported(name, value, message);
-    }
-
     /// The value as it stands, the empty one too.
     pub fn raw(&self, name: &'static str) -> Option<&'a str> {
         self.names.borrow_mut().insert(name);

@@ -7,8 +7,6 @@ use std::fmt;
 pub enum Level {
     /// The daemon starts and uses what the message says.
     Warn,
-    /// Valid, but it needs what this release lacks: the daemon does not start, exit code 1.
-    Unsupported,
     /// The daemon does not start: exit code 1.
     Fatal,
 }
@@ -47,10 +45,6 @@ impl Report {
         self.push(Level::Fatal, variable, value, message);
     }
 
-    pub(super) fn unsupported(&mut self, variable: &str, value: Option<&str>, message: impl Into<String>) {
-        self.push(Level::Unsupported, variable, value, message);
-    }
-
     fn push(&mut self, level: Level, variable: &str, value: Option<&str>, message: impl Into<String>) {
         self.problems.push(Problem {
             level,
@@ -68,7 +62,7 @@ impl Report {
     /// Whether the daemon must not start.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        self.problems.iter().any(|p| p.level > Level::Warn)
+        self.problems.iter().any(|p| p.level == Level::Fatal)
     }
 
     /// Logs every problem, warnings as such and fatal ones as errors.
@@ -76,7 +70,7 @@ impl Report {
         for problem in &self.problems {
             match problem.level {
                 Level::Warn => tracing::warn!(variable = %problem.variable, "{problem}"),
-                Level::Unsupported | Level::Fatal => tracing::error!(variable = %problem.variable, "{problem}"),
+                Level::Fatal => tracing::error!(variable = %problem.variable, "{problem}"),
             }
         }
     }

@@ -125,7 +125,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "int",
         default: "0",
         class: IntNonNegSoft,
-        here: Later("read and handed to the policy; counts with prefix delegation only"),
+        here: Now,
         effect: "Number of completely free /28 prefixes to keep when prefix delegation is on and no IP target is set.",
     },
     Variable {
@@ -155,10 +155,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later(
-            "on: refused at start, except on an instance type without prefixes, where it is switched off with a warning",
-        ),
-        effect: "Allocate /28 (IPv4) or /80 (IPv6) prefixes instead of single secondary addresses.",
+        here: Now,
+        effect: "Allocate /28 (IPv4) or /80 (IPv6) prefixes instead of single secondary addresses. Switched off with a warning on an instance type without prefixes; in IPv6 mode such a type is fatal.",
     },
     Variable {
         name: "DISABLE_NETWORK_RESOURCE_PROVISIONING",
@@ -197,7 +195,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolLenientEmpty,
-        here: Later("needs the Node object; a warning at start"),
+        here: Now,
         effect: "Keep attaching/detaching ENIs while the node carries the node.kubernetes.io/unschedulable:NoSchedule taint.",
     },
     Variable {
@@ -227,7 +225,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("on: refused at start"),
+        here: Now,
         effect: "Manage every eligible network card, not only card 0, and honour the multi-NIC pod annotation.",
     },
     Variable {
@@ -267,8 +265,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolLenientEmpty,
-        here: Later("on: refused at start"),
-        effect: "Use the subnet and security groups of the node's ENIConfig for secondary ENIs.",
+        here: Now,
+        effect: "Use the subnet and security groups of the node's ENIConfig for secondary ENIs. The daemon waits for the API server at start and needs MY_NODE_NAME. Fatal together with IPv6.",
     },
     Variable {
         name: "ENI_CONFIG_ANNOTATION_DEF",
@@ -277,8 +275,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "string",
         default: "k8s.amazonaws.com/eniConfig",
         class: StrNonEmpty,
-        here: Later("custom networking"),
-        effect: "Node annotation key that names the ENIConfig.",
+        here: Now,
+        effect: "Node annotation key that names the ENIConfig. Looked at after the label vpc.amazonaws.com/externalEniConfig and before ENI_CONFIG_LABEL_DEF; where none is there the name is default.",
     },
     Variable {
         name: "ENI_CONFIG_LABEL_DEF",
@@ -287,7 +285,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "string",
         default: "k8s.amazonaws.com/eniConfig",
         class: StrNonEmpty,
-        here: Later("custom networking"),
+        here: Now,
         effect: "Node label key that names the ENIConfig.",
     },
     Variable {
@@ -297,8 +295,10 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("on: refused at start"),
-        effect: "Security groups for pods: ask for a trunk ENI and serve pods that request vpc.amazonaws.com/pod-eni.",
+        here: Later(
+            "a place is kept for the trunk and the CNINode asks for it; pods that want a branch interface are refused with the reason",
+        ),
+        effect: "Security groups for pods: ask for a trunk ENI and serve pods that request vpc.amazonaws.com/pod-eni. The daemon waits for the API server at start, needs MY_NODE_NAME, and reads every pod before it gets an address.",
     },
     Variable {
         name: "POD_SECURITY_GROUP_ENFORCING_MODE",
@@ -307,7 +307,9 @@ pub const VARIABLES: &[Variable] = &[
         ty: "enum: strict, standard",
         default: "strict",
         class: EnumHard,
-        here: Later("checked at start; acts with ENABLE_POD_ENI"),
+        here: Later(
+            "checked at start; with ENABLE_POD_ENI it decides where the lookup of local addresses stands among the rules",
+        ),
         effect: "strict: pod traffic leaves through the branch ENI; standard: behaves like an ordinary pod with its own ENI.",
     },
     Variable {
@@ -337,8 +339,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("on: refused at start"),
-        effect: "IPv6 mode (needs prefix delegation, Nitro, no custom networking).",
+        here: Now,
+        effect: "IPv6 mode: one /80 prefix per interface. Needs prefix delegation and Nitro; fatal together with custom networking.",
     },
     Variable {
         name: "ENABLE_V6_EGRESS",
@@ -487,8 +489,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("needs the Kubernetes API; a warning at start"),
-        effect: "Write annotation vpc.amazonaws.com/pod-ips on ADD (and empty it on DEL).",
+        here: Now,
+        effect: "Write annotation vpc.amazonaws.com/pod-ips on ADD and empty it on DEL. Needs patch on pods; the daemon waits for the API server at start.",
     },
     Variable {
         name: "HOST_CNI_BIN_PATH",
@@ -517,8 +519,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "URL",
         default: "unset",
         class: StrSetWins,
-        here: Later("needs the Kubernetes API; a warning at start"),
-        effect: "API server URL used instead of the in-cluster service address. Empty = unset.",
+        here: Now,
+        effect: "API server URL used instead of the in-cluster service address or the server of the kubeconfig. Empty = unset.",
     },
     Variable {
         name: "VPC_CNI_VERSION",
@@ -538,7 +540,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "empty",
         class: StrNonEmpty,
         here: Now,
-        effect: "Own node name (downward API spec.nodeName), told to the policy.",
+        effect: "Own node name (downward API spec.nodeName): which Node and CNINode are ours. Unset: the Node is not read, max-pods comes from the file.",
     },
     Variable {
         name: "MY_POD_NAME",
@@ -547,8 +549,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "string",
         default: "empty",
         class: StrNonEmpty,
-        here: Later("events"),
-        effect: "Own pod name (downward API metadata.name); target of emitted events.",
+        here: Now,
+        effect: "Own pod name (downward API metadata.name): where the event MissingIAMPermissions stands. Unset: no events.",
     },
     Variable {
         name: "HTTP_TIMEOUT",

@@ -68,10 +68,10 @@ warning: ADDITIONAL_ENI_TAGS="k8s.amazonaws.com/x=1": keys with k8s.amazonaws.co
 warning: ENABLE_SUBNET_DISCOVERY="nope": not a boolean (1 t T TRUE true True or 0 f F FALSE false False); the default true is used
 warning: AWS_VPC_K8S_CNI_RANDOMIZESNAT="PRNG": not prng, hashrandom or none (lower case); the default prng is used
 warning: AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS="bad": not an IPv4 block such as 10.0.0.0/16; this item is left out
+warning: ENABLE_POD_ENI="true": a trunk is asked for and a place kept for it, but pods that want a branch interface are refused in this release
 warning: RESERVOIR_POLICYDIR="/x": unknown variable, ignored; RESERVOIR_POLICY_DIR exists
 error: RESERVOIR_ADD_WAIT_SECONDS="61": not a decimal integer from 0 to 60 (seconds); correct or remove it
 error: AWS_VPC_ENI_MTU="575": not a decimal integer from 576 to 9001; correct or remove it
-error: ENABLE_POD_ENI="true": security groups for pods are not in this release; set it to false
 "#
     );
     assert_eq!(config.datapath.exclude_snat_cidrs, ["10.1.0.0/16".parse().unwrap()]);
@@ -123,20 +123,32 @@ fn refuses_what_the_entrypoint_refuses() {
 }
 
 #[test]
-fn refuses_the_modes_that_are_not_built_and_warns_of_the_rest() {
-    for (name, level) in [
-        ("ENABLE_IPv6", Level::Unsupported),
-        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", Level::Unsupported),
-        ("ENABLE_POD_ENI", Level::Unsupported),
-        ("ENABLE_MULTI_NIC", Level::Unsupported),
-        ("ENABLE_V6_EGRESS", Level::Warn),
-        ("ANNOTATE_POD_IP", Level::Warn),
-        ("AWS_MANAGE_ENIS_NON_SCHEDULABLE", Level::Warn),
-    ] {
+fn says_what_is_not_built_yet() {
+    for name in ["ENABLE_POD_ENI", "ENABLE_V6_EGRESS"] {
         let told = problems(&[(name, "true")]);
-        let found = told.iter().any(|(l, t)| *l == level && t.starts_with(name) && t.contains("in this release"));
+        let found = told.iter().any(|(l, t)| *l == Level::Warn && t.starts_with(name) && t.contains("in this release"));
         assert!(found, "{name} {told:?}");
         assert_eq!(problems(&[(name, "false")]), [], "{name}");
+    }
+}
+
+#[test]
+fn modes_that_work_are_taken_without_a_word() {
+    for pairs in [
+        &[("ENABLE_PREFIX_DELEGATION", "true"), ("WARM_PREFIX_TARGET", "1")][..],
+        &[("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true")],
+        &[("ENABLE_MULTI_NIC", "true")],
+        &[("ANNOTATE_POD_IP", "true")],
+        &[("AWS_MANAGE_ENIS_NON_SCHEDULABLE", "true")],
+        &[("CLUSTER_ENDPOINT", "https://x")],
+        &[
+            ("ENABLE_IPv4", "false"),
+            ("ENABLE_IPv6", "true"),
+            ("ENABLE_PREFIX_DELEGATION", "true"),
+            ("WARM_PREFIX_TARGET", "1"),
+        ],
+    ] {
+        assert_eq!(problems(pairs), [], "{pairs:?}");
     }
 }
 
@@ -146,7 +158,8 @@ fn prefix_delegation_depends_on_the_instance_type() {
     assert!(!report.is_fatal(), "{report}");
     let nitro = InstanceLimits::of("c5.4xlarge").unwrap();
     let xen = InstanceLimits::of("m4.large").unwrap();
-    assert!(config.validate(&nitro).1.is_fatal());
+    let (effective, report) = config.validate(&nitro);
+    assert_eq!((effective.unit, report), (Unit::Prefix, Report::default()));
     let (effective, report) = config.validate(&xen);
     assert_eq!((effective.unit, report.problems().len(), report.is_fatal()), (Unit::Ip, 1, false));
 

@@ -66,6 +66,8 @@ fn filter(level: LogLevel) -> Targets {
         .with_target("reservoir", ours)
         .with_target("ipamd", ours)
         .with_target(FATAL, LevelFilter::ERROR)
+        // It calls every answer that is not 200 an error, and what becomes of it is told by who asked.
+        .with_target("kube_client::client::builder", LevelFilter::OFF)
 }
 
 /// Where lines go. One line is one write. A write that fails is told on stderr once until one succeeds again, and

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::store::EniSpec;
 
 use super::*;
@@ -8,14 +8,17 @@ use super::*;
 /// A host with some links and pods; `None` fails.
 struct Host {
     links: Option<Vec<&'static str>>,
-    pods: Option<Vec<(Ipv4Addr, Option<&'static str>)>>,
+    pods: Option<Vec<(IpAddr, Option<&'static str>)>>,
 }
 
 impl HostNetwork for Host {
     fn set_up_host(&self, _: &str, _: Ipv4Addr, _: &[Ipv4Net]) -> Result<(), String> {
         Ok(())
     }
-    fn set_up_eni(&self, _: &EniSpec, _: Ipv4Net) -> Result<(), String> {
+    fn set_vpc_blocks(&self, _: &[Ipv4Net]) -> Result<(), String> {
+        Ok(())
+    }
+    fn set_up_eni(&self, _: &EniSpec, _: IpNet) -> Result<(), String> {
         Ok(())
     }
     fn tear_down_eni(&self, _: &EniSpec) -> Result<(), String> {
@@ -24,7 +27,7 @@ impl HostNetwork for Host {
     fn links(&self) -> Result<Vec<String>, String> {
         self.links.as_ref().map(|l| l.iter().map(ToString::to_string).collect()).ok_or("no netlink".to_owned())
     }
-    fn pods(&self) -> Result<Vec<(Ipv4Addr, Option<String>)>, String> {
+    fn pods(&self) -> Result<Vec<(IpAddr, Option<String>)>, String> {
         let pods = self.pods.as_ref().ok_or("no netlink".to_owned())?;
         Ok(pods.iter().map(|(ip, veth)| (*ip, veth.map(str::to_owned))).collect())
     }
@@ -48,8 +51,10 @@ fn a_damaged_checkpoint_is_set_aside_and_rebuilt_from_the_host() {
     let (dir, path) = file(Some("{\"version\":\"vpc-cni-ipam/1\",\"alloca"));
     let ip = Ipv4Addr::new(10, 0, 0, 5);
     let veth = "enib5faff8a083";
-    let host =
-        Host { links: Some(vec!["lo", veth]), pods: Some(vec![(ip, Some(veth)), (Ipv4Addr::new(10, 0, 0, 6), None)]) };
+    let host = Host {
+        links: Some(vec!["lo", veth]),
+        pods: Some(vec![(ip.into(), Some(veth)), (Ipv4Addr::new(10, 0, 0, 6).into(), None)]),
+    };
     let found = read(&path, &host, 7).unwrap();
     assert_eq!(found.kept.len(), 1, "an address without a veth is in nobody's hands");
     assert_eq!(found.kept[0].1, IpAddr::V4(ip));

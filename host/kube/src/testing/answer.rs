@@ -54,7 +54,6 @@ impl Objects {
                         return Err(io::ErrorKind::ConnectionReset.into());
                     }
                 }
-                return Err(io::Error::new(io::ErrorKind::ConnectionReset, "silence"));
             }
             None => {}
         }

@@ -57,7 +57,7 @@ pub struct Seen {
 pub enum Failure {
     /// This answer, so many times, where `METHOD path` contains the text.
     Status { matching: String, code: u16, times: u32 },
-    /// No answer at all, as long as it stands.
+    /// No answer as long as it stands.
     Silence { matching: String },
     /// The answer breaks off, so many times.
     Cut { matching: String, times: u32 },

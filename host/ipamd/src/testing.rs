@@ -1,0 +1,204 @@
+//! What this crate's tests put in the place of the kernel, of AWS and of the rest of the daemon.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use reservoir_cloud::{BoxFuture, Cloud};
+use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, ErrorKind, Instance, Request};
+use reservoir_core::ip::{IpNet, Ipv4Net};
+use reservoir_core::kube::EniConfigKeys;
+use reservoir_core::limits::InstanceLimits;
+use reservoir_core::manager::{Event, Journal, Manager, Settings};
+use reservoir_core::policy::{Family, Targets, Unit};
+use reservoir_core::store::EniSpec;
+use reservoir_kube::KubeConfig;
+use reservoir_kube::testing::Objects;
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::network::HostNetwork;
+use crate::policy::{Policy, Sources};
+use crate::pool::{Edges, Pool};
+
+/// Writes down what it was to change; everything works but what was asked to fail.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    done: Mutex<Vec<String>>,
+    failure: Mutex<Option<String>>,
+}
+
+impl Recorded {
+    /// What was done since the last look.
+    pub(crate) fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut self.done.lock().unwrap())
+    }
+
+    /// The next change fails.
+    pub(crate) fn fail(&self, why: &str) {
+        *self.failure.lock().unwrap() = Some(why.to_owned());
+    }
+
+    fn note(&self, what: String) -> Result<(), String> {
+        if let Some(why) = self.failure.lock().unwrap().take() {
+            return Err(why);
+        }
+        self.done.lock().unwrap().push(what);
+        Ok(())
+    }
+}
+
+fn list(nets: &[Ipv4Net]) -> String {
+    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+impl HostNetwork for Recorded {
+    fn set_up_host(&self, mac: &str, ip: Ipv4Addr, vpc: &[Ipv4Net]) -> Result<(), String> {
+        self.note(format!("host {mac} {ip} {}", list(vpc)))
+    }
+    fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String> {
+        self.note(format!("vpc {}", list(vpc)))
+    }
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<(), String> {
+        self.note(format!("eni {} {subnet}", eni.id))
+    }
+    fn tear_down_eni(&self, eni: &EniSpec) -> Result<(), String> {
+        self.note(format!("gone {}", eni.id))
+    }
+    fn links(&self) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
+    fn pods(&self) -> Result<Vec<(IpAddr, Option<String>)>, String> {
+        Ok(Vec::new())
+    }
+    fn prune(&self, _: &[IpAddr]) {}
+    fn refresh(&self, _: &[Ipv4Addr]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// An AWS that tells the VPC's block and refuses all else.
+#[derive(Debug)]
+pub(crate) struct NoCloud;
+
+impl Cloud for NoCloud {
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Answer, CloudError>> {
+        let api = request.api();
+        let answer = match request {
+            Request::VpcCidrs { family: Family::Ipv4, .. } => {
+                Ok(Answer::VpcCidrs(vec!["10.0.0.0/16".parse().unwrap()]))
+            }
+            Request::VpcCidrs { .. } => Ok(Answer::VpcCidrs(vec!["2001:db8::/56".parse().unwrap()])),
+            _ => Err(CloudError { api, kind: ErrorKind::Refused, code: "No".to_owned(), message: "no".to_owned() }),
+        };
+        Box::pin(async move { answer })
+    }
+}
+
+/// The pool of a node with these network cards, each with one interface and two addresses for pods: 10.0.<card>.11 and
+/// .12. Its checkpoints are written and time passes; its commands are not carried out, so it neither grows nor shrinks.
+pub(crate) struct TestPool {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) objects: Objects,
+    _files: tempfile::TempDir,
+}
+
+impl TestPool {
+    pub(crate) fn new(cards: &[u32]) -> Self {
+        let objects = Objects::new();
+        let kube = KubeConfig { node_name: "n1".to_owned(), ..KubeConfig::default() };
+        let files = tempfile::tempdir().unwrap();
+        let (metrics, clock) = (Metrics::new("test"), Clock::start());
+        let mut manager = Manager::new(settings(cards));
+        let attached: Vec<_> = cards.iter().map(|card| attached(*card)).collect();
+        let journal = Journal { managed: attached.iter().map(|i| i.eni.clone()).collect(), ..Journal::default() };
+        manager.boot(clock.now(), &attached, journal);
+        let edges = Edges {
+            cloud: Arc::new(NoCloud),
+            network: Arc::new(Recorded::default()),
+            kubernetes: Arc::new(objects.cluster(&kube)),
+            policy: Policy::new(Sources::default(), metrics.clone()),
+            metrics,
+            clock,
+            checkpoint: files.path().join("ipam.json"),
+        };
+        let (pool, _commands) = Pool::new(manager, edges);
+        let (writing, passing) = (pool.clone(), Arc::downgrade(&pool));
+        std::thread::spawn(move || writing.write_checkpoints());
+        // Time passes: who waits in vain is told.
+        std::thread::spawn(move || {
+            while let Some(pool) = passing.upgrade() {
+                pool.tell(Event::PolicyChanged);
+                drop(pool);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { pool, objects, _files: files }
+    }
+}
+
+impl Drop for TestPool {
+    fn drop(&mut self) {
+        self.pool.stop();
+    }
+}
+
+fn attached(card: u32) -> AttachedInterface {
+    let last = |n: u8| Ipv4Addr::new(10, 0, u8::try_from(card).unwrap(), n);
+    AttachedInterface {
+        eni: format!("eni-{card}"),
+        mac: format!("02:00:00:00:00:0{card}"),
+        device_index: u32::from(card > 0),
+        card,
+        subnet: "subnet-1".to_owned(),
+        subnet_cidr: Some("10.0.0.0/16".parse().unwrap()),
+        primary: Some(last(10)),
+        secondary: vec![last(11), last(12)],
+        prefixes: vec![],
+        subnet_ipv6_cidr: None,
+        ipv6: vec![],
+        ipv6_prefixes: vec![],
+    }
+}
+
+fn settings(cards: &[u32]) -> Settings {
+    let limits = InstanceLimits::of("c5.4xlarge").unwrap();
+    Settings {
+        instance: Instance {
+            region: "us-west-2".to_owned(),
+            availability_zone: "us-west-2a".to_owned(),
+            local_ipv4: Ipv4Addr::new(10, 0, 0, 10),
+            local_ipv6: None,
+            instance_id: "i-1".to_owned(),
+            instance_type: "c5.4xlarge".to_owned(),
+            mac: "02:00:00:00:00:00".to_owned(),
+            primary_eni: "eni-0".to_owned(),
+            subnet: "subnet-1".to_owned(),
+            vpc: "vpc-1".to_owned(),
+        },
+        cards: cards.to_vec(),
+        max_enis: limits.enis,
+        max_pods: 110,
+        limits,
+        family: Family::Ipv4,
+        unit: Unit::Ip,
+        custom_networking: false,
+        eni_config_keys: EniConfigKeys::default(),
+        pod_eni: false,
+        trunk_compatible: true,
+        manage_non_schedulable: false,
+        targets: Targets { warm_enis: 1, warm_ips: 0, warm_prefixes: 0, minimum_ips: 0 },
+        cooldown: Duration::from_secs(30),
+        node_name: "n1".to_owned(),
+        cluster_name: String::new(),
+        additional_tags: Vec::new(),
+        manage_untagged: true,
+        subnet_discovery: true,
+        provisioning: true,
+        ec2: true,
+        clean_up: true,
+        add_wait: Duration::ZERO,
+        seed: 1,
+        booted: Duration::from_secs(3600),
+    }
+}
