@@ -160,6 +160,34 @@ impl Lab {
         }
     }
 
+    /// Where the daemon looks for a component.
+    #[must_use]
+    pub fn policy_dir(&self) -> PathBuf {
+        match &self.kind {
+            Kind::Namespaces(node) => node.dir().join("policy"),
+            Kind::Loopback(_) => self.dir.path().join("policy"),
+        }
+    }
+
+    /// What the daemon says of its policy.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn policy_status(&self) -> Result<Value> {
+        let socket = UnixStream::connect(self.dir.path().join("introspection.sock"))?;
+        Ok(serde_json::from_str(&get(socket, "/v1/policy")?)?)
+    }
+
+    /// Calls of the custom component that failed.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn policy_failures(&self) -> Result<u64> {
+        let status = self.policy_status()?;
+        let failed = status["counts"]["failed"].as_object().ok_or_else(|| anyhow!("no failures in {status}"))?;
+        Ok(failed.iter().filter(|(by, _)| by.starts_with("custom/")).filter_map(|(_, n)| n.as_u64()).sum())
+    }
+
     /// The daemon's process.
     ///
     /// # Errors

@@ -53,10 +53,15 @@ fn empty() -> Result<Vec<u8>> {
     const DECIDE: &str =
         "(func (export \"reservoir:policy/planning@0.1.0#decide\") (param i32) (result i32) (call $calm))";
     let prelude = include_str!("../../../guests/prelude.wat");
-    let mut module = wat::parse_str(format!("(module {prelude}\n{DECIDE})"))?;
+    component(&format!("(module {prelude}\n{DECIDE})"), "planning-policy")
+}
+
+/// The component of a core module's text for a world of the contract.
+pub(super) fn component(module: &str, world: &str) -> Result<Vec<u8>> {
+    let mut module = wat::parse_str(module)?;
     let mut resolve = Resolve::default();
     let package = resolve.push_str("policy.wit", include_str!("../../../../wit/policy.wit"))?;
-    let world = resolve.select_world(&[package], Some("planning-policy"))?;
+    let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     ComponentEncoder::default().module(&module)?.validate(true).encode()
 }
