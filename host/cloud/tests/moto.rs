@@ -10,9 +10,10 @@ mod lifecycle;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ec2::types::{InstanceType, ResourceType, Tag, TagSpecification};
-use lifecycle::{Account, Node};
+use lifecycle::{Account, Lack, Node};
 use reservoir_cloud::imds::ImdsConfig;
 use reservoir_cloud::{AwsCloud, CloudConfig};
+use reservoir_core::ip::IpNet;
 use testing::{Server, example_metadata};
 
 async fn prepare(url: &str) -> (Account, String) {
@@ -24,11 +25,15 @@ async fn prepare(url: &str) -> (Account, String) {
         .endpoint_url(url)
         .build();
     let ec2 = Client::from_conf(config);
-    let vpc = ec2.create_vpc().cidr_block("10.20.0.0/16").send().await.unwrap();
-    let vpc = vpc.vpc().unwrap().vpc_id().unwrap().to_owned();
+    let vpc = ec2.create_vpc().cidr_block("10.20.0.0/16").amazon_provided_ipv6_cidr_block(true).send().await.unwrap();
+    let vpc = vpc.vpc().unwrap();
+    let block = vpc.ipv6_cidr_block_association_set()[0].ipv6_cidr_block().unwrap();
+    let ipv6_cidr = IpNet::new(block.parse::<IpNet>().unwrap().network(), 64);
+    let vpc = vpc.vpc_id().unwrap().to_owned();
     let role = Tag::builder().key("kubernetes.io/role/cni").value("1").build();
     let tags = TagSpecification::builder().resource_type(ResourceType::Subnet).tags(role).build();
     let subnet = ec2.create_subnet().vpc_id(&vpc).cidr_block("10.20.0.0/16").availability_zone("us-west-2a");
+    let subnet = subnet.ipv6_cidr_block(ipv6_cidr.to_string());
     let subnet = subnet.tag_specifications(tags).send().await.unwrap();
     let subnet = subnet.subnet().unwrap().subnet_id().unwrap().to_owned();
     let group = ec2.create_security_group().group_name("node").description("node").vpc_id(&vpc);
@@ -45,6 +50,8 @@ async fn prepare(url: &str) -> (Account, String) {
         instance: instance.instance_id().unwrap().to_owned(),
         primary: interface.network_interface_id().unwrap().to_owned(),
         cidr: "10.20.0.0/16".parse().unwrap(),
+        ipv6_cidr,
+        lacks: &[Lack::Prefixes, Lack::ClientToken],
     };
     (account, mac)
 }

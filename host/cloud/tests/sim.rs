@@ -18,6 +18,9 @@ async fn an_interface_lives_and_dies_in_the_simulated_aws() {
     let role = ("kubernetes.io/role/cni".to_owned(), "1".to_owned());
     config.subnets[0].tags = [role].into_iter().collect();
     config.instances[0].instance_type = "m5.large".to_owned();
+    let ipv6_cidr = "2600:1f14:abc:d00::/64".parse().unwrap();
+    config.subnets[0].ipv6_cidr = Some(ipv6_cidr);
+    config.vpc.ipv6_cidrs = vec!["2600:1f14:abc:d00::/56".parse().unwrap()];
     let (instance, cidr) = (config.instances[0].id.clone(), config.subnets[0].cidr);
     let simulation = Simulation::new(Sim::new(&config).unwrap(), None);
     let server = Server::new(simulation.clone());
@@ -47,6 +50,8 @@ async fn an_interface_lives_and_dies_in_the_simulated_aws() {
         instance,
         primary: facts.primary_eni,
         cidr,
+        ipv6_cidr,
+        lacks: &[],
     };
     let mut node = Node { cloud, calls: 0 };
     lifecycle::run(&mut node, &account).await;

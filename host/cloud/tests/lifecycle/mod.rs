@@ -2,7 +2,7 @@
 
 use reservoir_cloud::{AwsCloud, Cloud};
 use reservoir_core::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request, SubnetFacts};
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::limits::InstanceLimits;
 use reservoir_core::policy::Unit;
 
@@ -18,6 +18,19 @@ pub struct Account {
     pub primary: String,
     /// Block of the subnet.
     pub cidr: Ipv4Net,
+    /// The subnet's IPv6 block.
+    pub ipv6_cidr: IpNet,
+    /// What this double leaves out of what EC2 does (docs/moto.md).
+    pub lacks: &'static [Lack],
+}
+
+/// What a double may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Prefixes of either family are accepted and ignored.
+    Prefixes,
+    /// A client token is ignored.
+    ClientToken,
 }
 
 /// The client, and how many calls it made.
@@ -58,7 +71,9 @@ pub async fn run(node: &mut Node, account: &Account) {
     what_is_there(node, account).await;
     let eni = grow(node, account).await;
     addresses(node, &eni).await;
+    prefixes(node, account, &eni).await;
     shrink(node, &eni).await;
+    of_ipv6(node, account).await;
 }
 
 /// What the account shows of itself.
@@ -72,7 +87,7 @@ async fn what_is_there(node: &mut Node, account: &Account) {
     let subnets = node.call(Request::DescribeSubnets { vpc: account.vpc.clone(), availability_zone: zone }).await;
     let Ok(Answer::Subnets(subnets)) = subnets else { panic!("{subnets:?}") };
     let [SubnetFacts { id, cidr, ipv6_cidr, free_ips, tags }] = subnets.as_slice() else { panic!("{subnets:?}") };
-    assert_eq!((id, *ipv6_cidr), (&account.subnet, None));
+    assert_eq!((id, *ipv6_cidr), (&account.subnet, Some(account.ipv6_cidr)));
     assert_eq!(cidr.unwrap(), account.cidr);
     assert_eq!(tags, &[("kubernetes.io/role/cni".to_owned(), "1".to_owned())]);
     assert!(*free_ips > 0 && *free_ips < account.cidr.size(), "{free_ips}");
@@ -145,6 +160,66 @@ async fn addresses(node: &mut Node, eni: &str) {
     let tag = ("cluster.k8s.amazonaws.com/name".to_owned(), "demo".to_owned());
     node.done(Request::CreateTags { resource: eni.to_owned(), tags: vec![tag.clone()] }).await;
     assert!(node.interface(eni).await.tags.contains(&tag));
+}
+
+/// /28s of the subnet, and back.
+async fn prefixes(node: &mut Node, account: &Account, eni: &str) {
+    let assign = Request::AssignPrivateIpAddresses { eni: eni.to_owned(), unit: Unit::Prefix, count: 2 };
+    let answer = node.call(assign).await;
+    let Ok(Answer::Assigned { prefixes, .. }) = answer else { panic!("{answer:?}") };
+    let held = node.interface(eni).await.prefixes;
+    if account.lacks.contains(&Lack::Prefixes) {
+        assert!(
+            prefixes.is_empty() && held.is_empty(),
+            "docs/moto.md says that it ignores them: {prefixes:?} {held:?}"
+        );
+        return;
+    }
+    assert_eq!((prefixes.len(), &held), (2, &prefixes));
+    assert!(prefixes.iter().all(|p| p.length() == 28 && account.cidr.contains(p.network())), "{prefixes:?}");
+    let back = Request::UnassignPrivateIpAddresses { eni: eni.to_owned(), addresses: vec![], prefixes };
+    node.done(back).await;
+    assert!(node.interface(eni).await.prefixes.is_empty());
+}
+
+/// An interface with an IPv6 address of its own and one prefix (spec 03 §7.2, §7.12); the same call twice makes one.
+async fn of_ipv6(node: &mut Node, account: &Account) {
+    let create = CreateInterface {
+        subnet: account.subnet.clone(),
+        description: format!("aws-K8S-{}", account.instance),
+        security_groups: vec![account.group.clone()],
+        tags: vec![(INSTANCE_TAG.to_owned(), account.instance.clone())],
+        unit: Unit::Prefix,
+        count: 0,
+        ipv6_addresses: 1,
+        connection_tracking: None,
+        client_token: "3a6c7b1e-0000-4000-8000-000000000002".to_owned(),
+    };
+    let made = node.interfaces(Request::CreateNetworkInterface(create.clone())).await.remove(0);
+    let again = node.interfaces(Request::CreateNetworkInterface(create)).await.remove(0);
+    assert_eq!(made.eni == again.eni, !account.lacks.contains(&Lack::ClientToken), "{} {}", made.eni, again.eni);
+    assert_eq!(made.ipv6.len(), 1);
+    assert!(account.ipv6_cidr.contains(made.ipv6[0].into()), "{:?}", made.ipv6);
+
+    let answer = node.call(Request::AssignIpv6Prefix { eni: made.eni.clone() }).await;
+    let Ok(Answer::Ipv6Prefixes(prefixes)) = answer else { panic!("{answer:?}") };
+    let held = node.interface(&made.eni).await.ipv6_prefixes;
+    if account.lacks.contains(&Lack::Prefixes) {
+        assert!(
+            prefixes.is_empty() && held.is_empty(),
+            "docs/moto.md says that it ignores them: {prefixes:?} {held:?}"
+        );
+    } else {
+        assert_eq!((prefixes.len(), &held), (1, &prefixes));
+        assert_eq!(prefixes[0].length(), 80);
+        assert!(account.ipv6_cidr.contains(prefixes[0].network()));
+        node.done(Request::UnassignIpv6Prefixes { eni: made.eni.clone(), prefixes }).await;
+        assert!(node.interface(&made.eni).await.ipv6_prefixes.is_empty());
+    }
+    node.done(Request::DeleteNetworkInterface { eni: made.eni.clone() }).await;
+    if again.eni != made.eni {
+        node.done(Request::DeleteNetworkInterface { eni: again.eni }).await;
+    }
 }
 
 /// Detach and delete, and what is said of what is gone.
