@@ -30,7 +30,14 @@ impl Manager {
             return Err("I5: a closed interface".to_owned());
         }
         let (card, subnet) = (eni.card, eni.subnet.clone());
-        let count = self.within_free(now, &subnet, a.unit, a.count, 0);
+        // What was under way when the plan was made may have come since (I5).
+        let taken = self.cards.slots_used(&a.eni).and_then(|used| u32::try_from(used).ok()).unwrap_or(u32::MAX);
+        let taken = taken.saturating_add(self.slots_under_way().get(&a.eni).copied().unwrap_or(0));
+        let free = self.settings.limits.slots_per_eni().saturating_sub(taken);
+        if free == 0 {
+            return Err("I5: no free slot any more".to_owned());
+        }
+        let count = self.within_free(now, &subnet, a.unit, a.count.min(free), 0);
         let request = Request::AssignPrivateIpAddresses { eni: a.eni.clone(), unit: a.unit, count };
         let eni = a.eni.clone();
         let job = Assign { card, eni, subnet, unit: a.unit, count, last_try: count == 1, resync: false };
@@ -44,7 +51,7 @@ impl Manager {
             Ok(Answer::Assigned { addresses, prefixes }) => {
                 self.growth.succeed();
                 self.took_from(&job.subnet, addresses.len(), prefixes.len());
-                self.add_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes));
+                self.put_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes), false);
                 if job.last_try {
                     // The subnet runs dry: what it still has is worth knowing before the next request.
                     self.subnets_wanted = true;
@@ -102,17 +109,30 @@ impl Manager {
         self.ask(now.mono);
     }
 
-    /// Puts blocks of an interface into the store and gives them to those who wait. Known ones are passed over.
+    /// Puts listed blocks of an interface into the store and gives them to those who wait. Known ones are passed over.
     pub(super) fn add_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet]) {
-        let wanted = unit != self.settings.unit;
+        self.put_blocks(now, eni, unit, nets, true);
+    }
+
+    /// `listed`: EC2 lists what a call under way has assigned before it answers that call. It counts once, as here, and
+    /// as asked for.
+    fn put_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet], listed: bool) {
         for net in nets {
             if self.is_release_under_way(eni, &net.to_string()) {
                 // Listed still, or given anew after an answer that was lost: the call under way takes it.
                 continue;
             }
             self.got_again(eni, *net);
+            let early = listed && self.coming(eni, *net).is_some();
+            let asked_as = if early { unit_of(*net) } else { unit };
+            let wanted = asked_as != self.settings.unit;
             let store = self.cards.store_of(eni);
             match store.map_or(Err(StoreError::UnknownEni), |s| s.add_cidr(eni, *net, wanted, now.mono)) {
+                Ok(()) if early => {
+                    if let Some(assign) = self.coming(eni, *net) {
+                        assign.count -= 1;
+                    }
+                }
                 Ok(()) | Err(StoreError::DuplicateCidr) => {}
                 Err(error) => {
                     self.out.push(Command::Count(Counter::AddAddressesFailed));
@@ -123,4 +143,16 @@ impl Manager {
         self.sweep_soon(now);
         self.serve_waiters(now);
     }
+
+    /// An assignment under way that can have brought the block.
+    fn coming(&mut self, eni: &str, net: IpNet) -> Option<&mut Assign> {
+        self.jobs.values_mut().find_map(|job| match job {
+            Job::Assign(a) if a.eni == eni && a.unit == unit_of(net) && a.count > 0 => Some(a),
+            _ => None,
+        })
+    }
+}
+
+fn unit_of(net: IpNet) -> Unit {
+    if net.is_host() { Unit::Ip } else { Unit::Prefix }
 }

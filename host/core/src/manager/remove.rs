@@ -37,7 +37,12 @@ impl Remove {
 
 impl Manager {
     pub(super) fn start_removal(&mut self, now: Now, id: &str) -> Result<(), StoreError> {
+        let seen = self.numbered.iter().filter(|block| block.eni == id).count();
         let store = self.cards.store_of(id).ok_or(StoreError::UnknownEni)?;
+        if store.slots_used(id).is_some_and(|used| used > seen) {
+            // Addresses have come since the plan was made: they were asked for because they are needed.
+            return Err(StoreError::InUse);
+        }
         if store.eni(id).is_none_or(|e| e.primary || e.trunk || e.efa) {
             // Known as one since the plan was made (I1).
             return Err(StoreError::InUse);

@@ -21,6 +21,7 @@ mod cards;
 mod ipv6;
 mod kubernetes;
 mod prefixes;
+mod races;
 mod readiness;
 mod reconcile;
 
