@@ -84,6 +84,7 @@ pub(super) struct Daemon {
     started: Duration,
     /// The world's zero, since the Unix epoch.
     epoch: Duration,
+    wanted: Wanted,
     disk: Disk,
 }
 
@@ -98,14 +99,16 @@ impl Daemon {
         lives: impl Fn(&str) -> bool,
     ) -> Self {
         let settings = settings(now, config, instance);
-        let mut daemon = Self { manager: Manager::new(settings), started: now, epoch: config.epoch, disk };
+        let ipv6 = settings.family == Family::Ipv6;
+        let wanted = if config.every_card { Wanted::EveryCard } else { Wanted::One };
+        let mut daemon = Self { manager: Manager::new(settings), started: now, epoch: config.epoch, wanted, disk };
         let at = daemon.now(now);
         daemon.manager.boot(at, attached, daemon.disk.journal.clone());
         // A file that this daemon wrote parses; none is there at a first start.
         let kept = daemon.disk.checkpoints.iter().map(|(card, file)| {
             let entries = checkpoint::parse(file).unwrap_or_default().into_iter();
             let living = entries.filter(|a| lives(&a.key.container));
-            (*card, living.filter_map(|a| Some((a.address(false)?, a))).map(|(ip, a)| (a, ip)).collect())
+            (*card, living.filter_map(|a| Some((a.address(ipv6)?, a))).map(|(ip, a)| (a, ip)).collect())
         });
         daemon.manager.restore(kept.collect());
         daemon
@@ -113,7 +116,7 @@ impl Daemon {
 
     pub fn add(&mut self, now: Duration, container: &str) -> Begun {
         let (key, pod) = names(container);
-        match self.manager.add(self.now(now), &key, &pod, Wanted::One) {
+        match self.manager.add(self.now(now), &key, &pod, self.wanted) {
             Add::Assigned(assigned) => Begun::Has(shown(&assigned)),
             Add::Waiting(waiter) => Begun::Waits(waiter),
             Add::Refused(refusal) => Begun::Refused(refusal.to_string()),
@@ -220,11 +223,11 @@ fn shown(assigned: &[Assigned]) -> String {
 fn settings(now: Duration, config: &NodeConfig, instance: Instance) -> Settings {
     let limits = config.limits.clone();
     Settings {
-        cards: vec![0],
+        cards: config.cards.clone(),
         max_enis: limits.enis,
         limits,
         max_pods: config.max_pods,
-        family: Family::Ipv4,
+        family: config.family,
         unit: config.unit,
         custom_networking: config.eni_config.is_some(),
         eni_config_keys: EniConfigKeys::default(),

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reservoir_core::cloud::{Answer, AttachedInterface, Instance, Request};
+use reservoir_core::ip::IpNet;
 use reservoir_core::kube::{EniConfig, NodeFacts};
 use reservoir_core::limits::InstanceLimits;
 use reservoir_core::manager::Level as LogLevel;
-use reservoir_core::policy::{Node, Targets, Unit};
+use reservoir_core::policy::{Family, Node, Targets, Unit};
 
 use super::daemon::{Begun, Daemon, Disk, Reply, Work, limits_of};
 use super::policy::{Decision, Policy};
@@ -37,7 +38,12 @@ pub struct NodeConfig {
     pub instance: String,
     pub limits: InstanceLimits,
     pub max_pods: u32,
+    pub family: Family,
     pub unit: Unit,
+    /// The managed network cards.
+    pub cards: Vec<u32>,
+    /// Pods want an address of every card instead of one.
+    pub every_card: bool,
     /// The documented targets, as the environment would set them.
     pub targets: Targets,
     /// IP_COOLDOWN_PERIOD.
@@ -67,7 +73,10 @@ impl NodeConfig {
             instance: instance.to_owned(),
             limits,
             max_pods,
+            family: Family::Ipv4,
             unit: Unit::Ip,
+            cards: vec![0],
+            every_card: false,
             targets: Targets { warm_enis: 1, warm_ips: 0, warm_prefixes: 1, minimum_ips: 0 },
             cooldown: Duration::from_secs(30),
             add_wait: Duration::from_secs(30),
@@ -579,6 +588,10 @@ impl World {
 
     /// Reads IMDS and begins, or tries again.
     fn start(&mut self, node: usize) {
+        if self.nodes[node].daemon.is_some() {
+            // Killed while it was down: it was to start twice.
+            return;
+        }
         let instance = self.nodes[node].config.instance.clone();
         let Some((ready, facts, attached)) = self.read_metadata(&instance) else {
             return self.schedule(self.now + START_AGAIN, node, Happening::Start);
@@ -657,16 +670,26 @@ impl World {
     fn has(&mut self, node: usize, place: usize, address: String) {
         let now = self.now;
         let machine = &mut self.nodes[node];
-        if let Some(other) = machine.running.values().find(|&&p| machine.pods[p].address.as_ref() == Some(&address)) {
-            let other = machine.pods[*other].container();
-            self.findings
-                .push(format!("{address} of {} was given to a pod while {other} has it", machine.config.instance));
-        }
-        let holds =
-            |e: &crate::model::aws::Eni| e.addresses().blocks().any(|b| address.parse().is_ok_and(|a| b.contains(a)));
-        if !self.sim.attached(&machine.config.instance).any(holds) {
-            self.findings
-                .push(format!("{address} was given to a pod of {}, which does not hold it", machine.config.instance));
+        // One on each card, where pods want that.
+        for address in address.split(' ') {
+            let has =
+                |p: &&usize| machine.pods[**p].address.as_deref().is_some_and(|a| a.split(' ').any(|a| a == address));
+            if let Some(other) = machine.running.values().find(has) {
+                let other = machine.pods[*other].container();
+                self.findings
+                    .push(format!("{address} of {} was given to a pod while {other} has it", machine.config.instance));
+            }
+            let holds = |e: &crate::model::aws::Eni| {
+                let addresses = e.addresses();
+                let mut blocks = addresses.blocks().map(IpNet::from).chain(addresses.ipv6_blocks());
+                blocks.any(|b| address.parse().is_ok_and(|a| b.contains(a)))
+            };
+            if !self.sim.attached(&machine.config.instance).any(holds) {
+                self.findings.push(format!(
+                    "{address} was given to a pod of {}, which does not hold it",
+                    machine.config.instance
+                ));
+            }
         }
         let pod = &mut machine.pods[place];
         let container = pod.container();
