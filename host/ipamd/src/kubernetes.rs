@@ -113,11 +113,13 @@ pub async fn first_look(kubernetes: &dyn Kubernetes) -> First {
 }
 
 async fn read(kubernetes: &dyn Kubernetes) -> Option<NodeFacts> {
-    let read = kubernetes.node().await;
-    read.inspect_err(|e| {
-        tracing::warn!("the Node is not known: {e}; it counts as schedulable, max-pods comes from the file")
-    })
-    .ok()
+    match kubernetes.node().await {
+        Ok(node) => Some(node),
+        Err(error) => {
+            tracing::warn!("the Node is not known: {error}; it counts as schedulable, max-pods comes from the file");
+            None
+        }
+    }
 }
 
 /// Brings the Node's news to the pool as long as there is one. `first`: what was seen at the start.
