@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use reservoir_net::branch::{BranchPod, BranchSetup};
 use reservoir_net::names;
 use reservoir_net::pod::{PodInterface, PodSetup};
 use reservoir_rpc::{
@@ -11,7 +12,7 @@ use reservoir_rpc::{
 };
 
 use crate::error::Error;
-use crate::result::{AddResult, Wired};
+use crate::result::{AddResult, Saved, Wired};
 use crate::{Deps, Invocation};
 
 /// Gives a pod its addresses and wires it. When wiring fails the addresses go back.
@@ -39,23 +40,16 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<AddResult, Err
         });
     }
 
-    let wired = interfaces(invocation, &reply).and_then(|interfaces| {
-        let setup = PodSetup {
-            netns: PathBuf::from(&env.netns),
-            mtu: conf.mtu,
-            interfaces: interfaces.iter().map(pod_interface).collect::<Result<_, _>>()?,
-        };
-        deps.net.set_up(&setup).map(|()| interfaces).map_err(|error| error.to_string())
-    });
-    let interfaces = wired.map_err(|cause| {
+    let wired =
+        if reply.pod_vlan_id == 0 { wire(invocation, deps, &reply) } else { wire_branch(invocation, deps, &reply) };
+    let (interfaces, saved) = wired.map_err(|cause| {
         log.error(format_args!("Failed to set up the network of sandbox {}: {cause}", env.container_id));
         give_back(invocation, deps);
         Error::Plugin(format!("add command: failed to setup network: {cause}"))
     })?;
 
-    let device = reply.ip_allocation_metadata.first().map_or(0, |first| first.device_number);
     enforce_policy(invocation, deps, &reply.network_policy_mode, interfaces.len())?;
-    Ok(AddResult::new(args, &env.netns, interfaces, device))
+    Ok(AddResult::new(args, &env.netns, interfaces, saved))
 }
 
 /// What ipamd is asked.
@@ -93,18 +87,69 @@ pub fn del_request(invocation: &Invocation<'_>, reason: &str) -> DelNetworkReque
     }
 }
 
+/// An ordinary pod.
+fn wire(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &AddNetworkReply) -> Result<(Vec<Wired>, Saved), String> {
+    let Invocation { env, conf, .. } = *invocation;
+    let interfaces = interfaces(invocation, reply)?;
+    let setup = PodSetup {
+        netns: PathBuf::from(&env.netns),
+        mtu: conf.mtu,
+        interfaces: interfaces.iter().map(pod_interface).collect::<Result<_, _>>()?,
+    };
+    deps.net.set_up(&setup).map_err(|error| error.to_string())?;
+    let device = reply.ip_allocation_metadata.first().map_or(0, |first| first.device_number);
+    Ok((interfaces, Saved::Device(device)))
+}
+
+/// A pod with a branch interface: it has one address.
+fn wire_branch(
+    invocation: &Invocation<'_>,
+    deps: Deps<'_>,
+    reply: &AddNetworkReply,
+) -> Result<(Vec<Wired>, Saved), String> {
+    let Invocation { env, conf, args, .. } = *invocation;
+    let entry = reply.ip_allocation_metadata.first().ok_or(NO_ADDRESS)?;
+    let prefix = conf.enforcing_mode.veth_prefix(&conf.veth_prefix);
+    let gateway = &reply.pod_eni_subnet_gw;
+    let pod = BranchPod {
+        netns: PathBuf::from(&env.netns),
+        name: env.ifname.clone(),
+        host_veth: names::host_veth(prefix, &args.namespace, &args.name, 0),
+        address: address_of(entry)?,
+        vlan: vlan_of(reply.pod_vlan_id)?,
+        gateway: gateway.parse().map_err(|_| format!("gateway {gateway:?} of ipamd's reply is no address"))?,
+        mode: conf.enforcing_mode,
+    };
+    // The reference takes no notice and gives the device the trunk's address (DW-11).
+    let mac =
+        reply.pod_eni_mac.parse().map_err(|_| format!("{:?} of ipamd's reply is no MAC address", reply.pod_eni_mac))?;
+    let trunk = u32::try_from(reply.parent_if_index).ok().filter(|&index| index > 0);
+    let trunk = trunk.ok_or_else(|| format!("{} of ipamd's reply is no interface index", reply.parent_if_index))?;
+    let wired = Wired {
+        host_veth: pod.host_veth.clone(),
+        name: pod.name.clone(),
+        address: pod.address,
+        table: entry.route_table_id,
+        gateway: Some(pod.gateway),
+    };
+    let saved = Saved::Vlan(pod.vlan);
+    let setup = BranchSetup { pod, mtu: conf.mtu, mac, trunk };
+    deps.net.set_up_branch(&setup).map_err(|error| error.to_string())?;
+    Ok((vec![wired], saved))
+}
+
+/// The vlan of a branch interface in a reply.
+pub(crate) fn vlan_of(number: i32) -> Result<u16, String> {
+    u16::try_from(number).map_err(|_| format!("{number} of ipamd's reply is no vlan"))
+}
+
+const NO_ADDRESS: &str = "ipamd's reply has no address";
+
 /// What the reply means for this pod.
 fn interfaces(invocation: &Invocation<'_>, reply: &AddNetworkReply) -> Result<Vec<Wired>, String> {
     let Invocation { env, conf, args, .. } = *invocation;
-    if reply.pod_vlan_id != 0 {
-        return Err(format!(
-            "ipamd gave the pod a branch interface (vlan {}), but this version does not wire branch interfaces; \
-             turn ENABLE_POD_ENI off",
-            reply.pod_vlan_id
-        ));
-    }
     if reply.ip_allocation_metadata.is_empty() {
-        return Err("ipamd's reply has no address".to_owned());
+        return Err(NO_ADDRESS.to_owned());
     }
     let wired = |(index, entry): (usize, &IpAllocationMetadata)| {
         Ok(Wired {
@@ -112,6 +157,7 @@ fn interfaces(invocation: &Invocation<'_>, reply: &AddNetworkReply) -> Result<Ve
             name: names::container_interface(&env.ifname, index),
             address: address_of(entry)?,
             table: entry.route_table_id,
+            gateway: None,
         })
     };
     reply.ip_allocation_metadata.iter().enumerate().map(wired).collect()

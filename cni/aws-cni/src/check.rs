@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use reservoir_net::branch::{BranchPod, EnforcingMode};
+use reservoir_net::names;
 use reservoir_net::pod::{PodInterface, PodSetup};
 
 use crate::error::Error;
+use crate::prev_result::PrevResult;
 use crate::{Deps, Invocation};
 
 /// Compares the kernel's state with the result of ADD. Without one there is nothing to compare with.
@@ -19,7 +22,11 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
         return Ok(());
     };
     if let Some(vlan) = result.branch_vlan(args).map_err(failed)? {
-        return Err(failed(format!("branch interface of vlan {vlan}, which this version does not wire")));
+        let pod = branch_pod(invocation, result, vlan).map_err(failed)?;
+        return deps.net.check_branch(&pod).map_err(|error| {
+            log.error(format_args!("CHECK of {}: {error}", env.container_id));
+            failed(error.to_string())
+        });
     }
     let saved = result.addresses(args, &env.ifname).map_err(failed)?;
     if saved.is_empty() {
@@ -35,5 +42,28 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
     deps.net.check(&setup).map_err(|error| {
         log.error(format_args!("CHECK of {}: {error}", env.container_id));
         failed(error.to_string())
+    })
+}
+
+/// The pod as ADD left it. Its mode is that of its host end's name: the configuration's may be another by now.
+fn branch_pod(invocation: &Invocation<'_>, result: &PrevResult, vlan: u16) -> Result<BranchPod, String> {
+    let Invocation { env, conf, args, .. } = *invocation;
+    let saved = result.branch(vlan, &env.ifname)?;
+    let gateway = saved.gateway.ok_or_else(|| format!("prevResult has no gateway of {}", saved.address))?;
+    let strict = names::host_veth(names::STRICT_BRANCH_PREFIX, &args.namespace, &args.name, 0);
+    let mode = match conf.veth_prefix.as_str() {
+        // The name does not tell.
+        names::STRICT_BRANCH_PREFIX => conf.enforcing_mode,
+        _ if saved.host_veth == strict => EnforcingMode::Strict,
+        _ => EnforcingMode::Standard,
+    };
+    Ok(BranchPod {
+        netns: PathBuf::from(&env.netns),
+        name: env.ifname.clone(),
+        host_veth: saved.host_veth,
+        address: saved.address,
+        vlan,
+        gateway,
+        mode,
     })
 }

@@ -8,7 +8,7 @@ use reservoir_net::pod::PodAddress;
 use reservoir_rpc::{DelNetworkReply, DeleteNpRequest, REASON_POD_DELETED, UNKNOWN_POD};
 use tonic::Code;
 
-use crate::add::{address_of, del_request, has_policy};
+use crate::add::{address_of, del_request, has_policy, vlan_of};
 use crate::error::Error;
 use crate::prev_result::SavedAddress;
 use crate::{Deps, Invocation};
@@ -23,7 +23,7 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
         "Received CNI del request: ContainerID({}) Netns({}) IfName({}) Args({})",
         env.container_id, env.netns, env.ifname, env.args
     ));
-    if branch(invocation)? {
+    if branch(invocation, deps)? {
         return Ok(());
     }
     match deps.peers.del_network(&conf.ipamd_socket, del_request(invocation, REASON_POD_DELETED)) {
@@ -52,7 +52,7 @@ fn tear_down_failed(cause: &str) -> Error {
 }
 
 /// A pod with a branch interface, which ipamd need not be asked about: true if nothing is left to do.
-fn branch(invocation: &Invocation<'_>) -> Result<bool, Error> {
+fn branch(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<bool, Error> {
     let Invocation { env, conf, args, log } = *invocation;
     let failed = |cause| Error::Plugin(format!("del cmd: failed to delete with prevResult: {cause}"));
     let Some(result) = &conf.prev_result else { return Ok(false) };
@@ -63,24 +63,36 @@ fn branch(invocation: &Invocation<'_>) -> Result<bool, Error> {
         return Ok(true);
     }
     let saved = result.branch(vlan, &env.ifname).map_err(failed)?;
-    Err(failed(format!(
-        "{} has a branch interface (vlan {vlan}), which this version does not tear down",
-        saved.address
-    )))
+    deps.net.tear_down_branch(vlan, Some(saved.address)).map_err(|error| failed(error.to_string()))?;
+    Ok(true)
 }
 
 /// ipamd has given the addresses back.
 fn released(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkReply) -> Result<(), Error> {
     let Invocation { env, args, log, .. } = *invocation;
-    if reply.pod_vlan_id != 0 {
-        if env.netns.is_empty() {
-            return Ok(());
-        }
-        let vlan = reply.pod_vlan_id;
-        return Err(tear_down_failed(&format!(
-            "branch interface of vlan {vlan}, which this version does not tear down"
-        )));
+    if reply.pod_vlan_id == 0 {
+        tear_down(invocation, deps, reply)?;
+    } else if env.netns.is_empty() {
+        // The runtime deletes a sandbox twice; by the second time the vlan may be another pod's.
+        return Ok(());
+    } else {
+        tear_down_branch(deps, reply)?;
     }
+    if has_policy(&reply.network_policy_mode) {
+        let request = DeleteNpRequest { k8s_pod_name: args.name.clone(), k8s_pod_namespace: args.namespace.clone() };
+        // The pod is gone either way (DW-7).
+        match deps.peers.delete_policy(request) {
+            Ok(true) => {}
+            Ok(false) => log.error("The network policy agent could not forget the pod"),
+            Err(error) => log.error(format_args!("The network policy agent does not answer: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// An ordinary pod's rules and routes.
+fn tear_down(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkReply) -> Result<(), Error> {
+    let Invocation { env, log, .. } = *invocation;
     let mut addresses = Vec::new();
     for entry in &reply.ip_allocation_metadata {
         match (address_of(entry), u32::try_from(entry.route_table_id)) {
@@ -96,16 +108,15 @@ fn released(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkReply
     } else {
         deps.net.tear_down(&addresses).map_err(|error| tear_down_failed(&error.to_string()))?;
     }
-    if has_policy(&reply.network_policy_mode) {
-        let request = DeleteNpRequest { k8s_pod_name: args.name.clone(), k8s_pod_namespace: args.namespace.clone() };
-        // The pod is gone either way (DW-7).
-        match deps.peers.delete_policy(request) {
-            Ok(true) => {}
-            Ok(false) => log.error("The network policy agent could not forget the pod"),
-            Err(error) => log.error(format_args!("The network policy agent does not answer: {error}")),
-        }
-    }
     Ok(())
+}
+
+/// A branch pod, which came with no saved result. An older ipamd does not tell an IPv6 address (DW-10); what the vlan
+/// tells is removed in any case.
+fn tear_down_branch(deps: Deps<'_>, reply: &DelNetworkReply) -> Result<(), Error> {
+    let vlan = vlan_of(reply.pod_vlan_id).map_err(|cause| tear_down_failed(&cause))?;
+    let address = reply.ip_allocation_metadata.first().and_then(|entry| address_of(entry).ok());
+    deps.net.tear_down_branch(vlan, address).map_err(|error| tear_down_failed(&error.to_string()))
 }
 
 /// Tears down by what ADD returned; does nothing, and says why, if that does not tell enough.

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reservoir_rpc::cni_backend_client::CniBackendClient;
@@ -31,12 +31,25 @@ const POLICY: Duration = Duration::from_secs(10);
 const HEALTH: Duration = Duration::from_secs(2);
 
 /// Calls by gRPC.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Grpc {
+    agent: PathBuf,
+    agent_deadline: Duration,
     runtime: RefCell<Option<Runtime>>,
 }
 
+impl Default for Grpc {
+    fn default() -> Self {
+        Self::with_agent(NPA_SOCKET, POLICY)
+    }
+}
+
 impl Grpc {
+    /// With a network policy agent that listens elsewhere, and has this long to answer.
+    pub fn with_agent(socket: impl Into<PathBuf>, deadline: Duration) -> Self {
+        Self { agent: socket.into(), agent_deadline: deadline, runtime: RefCell::default() }
+    }
+
     /// Connects and calls, each within its deadline, which the server is told too.
     fn call<Q, A, F>(
         &self,
@@ -99,14 +112,14 @@ impl Peers for Grpc {
     }
 
     fn enforce_policy(&self, request: EnforceNpRequest) -> Result<bool, RpcError> {
-        self.call(NPA_SOCKET.as_ref(), POLICY, request, |connection, request| async move {
+        self.call(&self.agent, self.agent_deadline, request, |connection, request| async move {
             NpBackendClient::new(connection).enforce_np_to_pod(request).await
         })
         .map(|response| response.into_inner().success)
     }
 
     fn delete_policy(&self, request: DeleteNpRequest) -> Result<bool, RpcError> {
-        self.call(NPA_SOCKET.as_ref(), POLICY, request, |connection, request| async move {
+        self.call(&self.agent, self.agent_deadline, request, |connection, request| async move {
             NpBackendClient::new(connection).delete_pod_np(request).await
         })
         .map(|response| response.into_inner().success)

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+pub use reservoir_net::branch::EnforcingMode;
 use reservoir_net::{names, pod};
 use reservoir_rpc::IPAMD_SOCKET;
 use serde_json::{Map, Value};
@@ -69,14 +70,6 @@ impl Header {
     }
 }
 
-/// How a pod with a branch interface is separated from the node. An unknown or empty mode is strict: the reference
-/// leaves such a pod without routes (DW-2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnforcingMode {
-    Strict,
-    Standard,
-}
-
 /// The configuration, checked and with defaults.
 #[derive(Clone, Debug)]
 pub struct NetConf {
@@ -134,10 +127,7 @@ impl NetConf {
         if !ipamd_socket.starts_with('/') {
             return Err(NetConfError::Socket(ipamd_socket.to_owned()));
         }
-        let enforcing_mode = match string("podSGEnforcingMode")? {
-            Some("standard") => EnforcingMode::Standard,
-            _ => EnforcingMode::Strict,
-        };
+        let enforcing_mode = EnforcingMode::parse(string("podSGEnforcingMode")?.unwrap_or_default());
         let prev_result = match object(&conf, "prevResult").map_err(NetConfError::Decode)? {
             Some(result) => Some(PrevResult::parse(result, version)?),
             None => None,

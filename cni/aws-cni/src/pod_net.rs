@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use reservoir_net::branch::{self, BranchPod, BranchSetup};
 use reservoir_net::error::Error;
 use reservoir_net::kernel::Kernel;
 use reservoir_net::plan::Side;
@@ -31,6 +32,24 @@ pub trait PodNet {
     /// # Errors
     /// As [`pod::tear_down`].
     fn tear_down(&self, addresses: &[PodAddress]) -> Result<(), Error>;
+
+    /// Wires a pod with a branch interface, or leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`branch::set_up`].
+    fn set_up_branch(&self, setup: &BranchSetup) -> Result<(), Error>;
+
+    /// Compares the kernel's state with what `set_up_branch` made.
+    ///
+    /// # Errors
+    /// As [`branch::check`].
+    fn check_branch(&self, pod: &BranchPod) -> Result<(), Error>;
+
+    /// Removes a branch pod from the host.
+    ///
+    /// # Errors
+    /// As [`branch::tear_down`].
+    fn tear_down_branch(&self, vlan: u16, address: Option<IpAddr>) -> Result<(), Error>;
 
     /// The host interface by which `address` is reached as a pod's, if there is one.
     ///
@@ -68,6 +87,18 @@ impl PodNet for KernelNet {
 
     fn tear_down(&self, addresses: &[PodAddress]) -> Result<(), Error> {
         pod::tear_down(addresses)
+    }
+
+    fn set_up_branch(&self, setup: &BranchSetup) -> Result<(), Error> {
+        branch::set_up(setup)
+    }
+
+    fn check_branch(&self, pod: &BranchPod) -> Result<(), Error> {
+        branch::check(pod)
+    }
+
+    fn tear_down_branch(&self, vlan: u16, address: Option<IpAddr>) -> Result<(), Error> {
+        branch::tear_down(vlan, address)
     }
 
     fn route_device(&self, address: IpAddr) -> Result<Option<String>, Error> {

@@ -37,6 +37,8 @@ pub struct Ip {
     pub address: String,
     /// Position of its interface in [`PrevResult::interfaces`].
     pub interface: Option<usize>,
+    /// Of a branch interface.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Why a previous result cannot be read. The doubled words are the ones operators know.
@@ -67,12 +69,16 @@ pub struct SavedAddress {
 }
 
 /// A pod's branch interface as ADD left it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedBranch {
     /// The pod's address.
     pub address: IpAddr,
     /// The vlan of the branch interface.
-    pub vlan: i64,
+    pub vlan: u16,
+    /// The host end; empty if the result does not say.
+    pub host_veth: String,
+    /// Of the branch interface's subnet.
+    pub gateway: Option<IpAddr>,
 }
 
 impl PrevResult {
@@ -116,7 +122,7 @@ impl PrevResult {
     ///
     /// # Errors
     /// It is not a number.
-    pub fn branch_vlan(&self, args: &PodArgs) -> Result<Option<i64>, String> {
+    pub fn branch_vlan(&self, args: &PodArgs) -> Result<Option<u16>, String> {
         match self.dummy(args).map(|dummy| dummy.mac.as_str()) {
             None | Some("0") => Ok(None),
             Some(mac) => match mac.parse() {
@@ -130,15 +136,16 @@ impl PrevResult {
     ///
     /// # Errors
     /// The container's interface, or its single address, is not in the result.
-    pub fn branch(&self, vlan: i64, ifname: &str) -> Result<SavedBranch, String> {
+    pub fn branch(&self, vlan: u16, ifname: &str) -> Result<SavedBranch, String> {
         let Some((index, _)) = self.interface(ifname) else {
             return Err(format!("cannot find contVethName {ifname} in prevResult"));
         };
-        let addresses = self.addresses_of(index);
-        let [address] = addresses.as_slice() else {
-            return Err(format!("found {} containerIPs for {ifname} in prevResult", addresses.len()));
+        let ips: Vec<&Ip> = self.ips.iter().filter(|ip| ip.interface == Some(index)).collect();
+        let [ip] = ips.as_slice() else {
+            return Err(format!("found {} containerIPs for {ifname} in prevResult", ips.len()));
         };
-        Ok(SavedBranch { address: bare(address)?, vlan })
+        let host_veth = index.checked_sub(1).map(|host| self.interfaces[host].name.clone()).unwrap_or_default();
+        Ok(SavedBranch { address: bare(&ip.address)?, vlan, host_veth, gateway: ip.gateway })
     }
 
     /// The addresses of an ordinary pod, by the names of its interfaces: other plugins add entries of their own, so
@@ -199,7 +206,9 @@ fn with_interfaces(result: &Map<String, Value>) -> Result<PrevResult, String> {
                 usize::try_from(index).ok()
             }
         };
-        ips.push(Ip { address: string(item, "address")?, interface });
+        // Other plugins' gateways are no business of ours, whatever they look like.
+        let gateway = string(item, "gateway")?.parse().ok();
+        ips.push(Ip { address: string(item, "address")?, interface, gateway });
     }
     Ok(PrevResult { interfaces, ips })
 }
@@ -210,7 +219,7 @@ fn addresses_only(result: &Map<String, Value>) -> Result<PrevResult, String> {
     for key in ["ip4", "ip6"] {
         if let Some(family) = crate::json::object(result, key)? {
             let address = text(family, "ip")?.unwrap_or_default().to_owned();
-            ips.push(Ip { address, interface: None });
+            ips.push(Ip { address, interface: None, gateway: None });
         }
     }
     Ok(PrevResult { interfaces: Vec::new(), ips })
@@ -273,7 +282,7 @@ mod tests {
     #[test]
     fn the_old_form_has_addresses_only() {
         let result = parse(&json!({"ip4": {"ip": "10.0.0.1/32"}}), CniVersion::V0_2_0).unwrap();
-        assert_eq!(result.ips, [Ip { address: "10.0.0.1/32".to_owned(), interface: None }]);
+        assert_eq!(result.ips, [Ip { address: "10.0.0.1/32".to_owned(), interface: None, gateway: None }]);
         assert!(result.addresses(&pod(), "eth0").is_err());
         assert_eq!(result.branch_vlan(&pod()), Ok(None));
     }

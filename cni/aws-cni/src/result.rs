@@ -18,8 +18,17 @@ pub struct AddResult {
     pub interfaces: Vec<Wired>,
     /// Carries the state below for DEL, on nodes of any version (spec 04 §2.5).
     pub dummy: String,
-    /// Device number of the first address.
-    pub device: i32,
+    /// What it carries.
+    pub saved: Saved,
+}
+
+/// The state for DEL that the dummy carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// Of an ordinary pod: the device number of the first address.
+    Device(i32),
+    /// Of a branch pod: its vlan.
+    Vlan(u16),
 }
 
 /// One wired interface.
@@ -33,14 +42,16 @@ pub struct Wired {
     pub address: IpAddr,
     /// `RouteTableId` as ipamd gave it.
     pub table: i32,
+    /// Of a branch interface's subnet; ordinary pods' results name none.
+    pub gateway: Option<IpAddr>,
 }
 
 impl AddResult {
     /// For a pod.
     #[must_use]
-    pub fn new(args: &PodArgs, netns: &str, interfaces: Vec<Wired>, device: i32) -> Self {
+    pub fn new(args: &PodArgs, netns: &str, interfaces: Vec<Wired>, saved: Saved) -> Self {
         let dummy = names::dummy(&args.namespace, &args.name);
-        Self { netns: netns.to_owned(), interfaces, dummy, device }
+        Self { netns: netns.to_owned(), interfaces, dummy, saved }
     }
 
     /// As printed on stdout.
@@ -61,14 +72,21 @@ impl AddResult {
             entries.push((wired.host_veth.clone(), None, None));
             entries.push((wired.name.clone(), Some(wired.table.to_string()), Some(self.netns.clone())));
         }
-        entries.push((self.dummy.clone(), Some("0".to_owned()), Some(self.device.to_string())));
+        let (mac, sandbox) = match self.saved {
+            Saved::Device(device) => ("0".to_owned(), Some(device.to_string())),
+            Saved::Vlan(vlan) => (vlan.to_string(), None),
+        };
+        entries.push((self.dummy.clone(), Some(mac), sandbox));
         entries
     }
 
     fn addresses(&self, version: CniVersion) -> Addresses {
         let first = |ipv4: bool| {
             let of_family = |wired: &&Wired| wired.address.is_ipv4() == ipv4;
-            self.interfaces.iter().find(of_family).map(|wired| AddressOnly { ip: cidr(wired.address) })
+            self.interfaces
+                .iter()
+                .find(of_family)
+                .map(|wired| AddressOnly { ip: cidr(wired.address), gateway: wired.gateway })
         };
         Addresses { cni_version: version.as_str(), ip4: first(true), ip6: first(false), dns: Dns {} }
     }
@@ -79,6 +97,7 @@ impl AddResult {
             version: if wired.address.is_ipv4() { "4" } else { "6" },
             interface: 2 * index + 1,
             address: cidr(wired.address),
+            gateway: wired.gateway,
         });
         WithInterfaces {
             cni_version: version.as_str(),
@@ -94,7 +113,9 @@ impl AddResult {
         Current {
             cni_version: version.as_str(),
             interfaces: entries.map(|(name, mac, sandbox)| SortedInterface { mac, name, sandbox }).collect(),
-            ips: ips.map(|(index, w)| SortedIp { address: cidr(w.address), interface: 2 * index + 1 }).collect(),
+            ips: ips
+                .map(|(index, w)| SortedIp { address: cidr(w.address), gateway: w.gateway, interface: 2 * index + 1 })
+                .collect(),
         }
     }
 }
@@ -121,6 +142,8 @@ struct Addresses {
 #[derive(Serialize)]
 struct AddressOnly {
     ip: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
 }
 
 #[derive(Serialize)]
@@ -146,6 +169,8 @@ struct IpWithVersion {
     version: &'static str,
     interface: usize,
     address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
 }
 
 /// Keys sorted at every level, as the reference prints this form.
@@ -169,6 +194,8 @@ struct SortedInterface {
 #[derive(Serialize)]
 struct SortedIp {
     address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
     interface: usize,
 }
 
@@ -183,8 +210,9 @@ mod tests {
             name: "eth0".to_owned(),
             address: "10.0.97.31".parse().unwrap(),
             table: 2,
+            gateway: None,
         };
-        AddResult::new(&args, "/var/run/netns/cni-8f1c", vec![wired], 1)
+        AddResult::new(&args, "/var/run/netns/cni-8f1c", vec![wired], Saved::Device(1))
     }
 
     #[test]

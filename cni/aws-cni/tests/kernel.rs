@@ -1,25 +1,22 @@
 //! The whole plugin on a real kernel, in namespaces of the test's own: ADD, CHECK and DEL of pods of every kind.
 
+mod support;
+
 use std::cell::RefCell;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::path::Path;
 
 use aws_cni::inputs::Environment;
 use aws_cni::peers::{AddAnswer, Peers, RpcError};
 use aws_cni::pod_net::KernelNet;
 use aws_cni::{Deps, Reply, run};
-use reservoir_net::netns::Netns;
 use reservoir_net::pod::PodInterface;
-use reservoir_net::testing::Inventory;
 use reservoir_rpc::{
     AddNetworkReply, AddNetworkRequest, DelNetworkReply, DelNetworkRequest, DeleteNpRequest, EnforceNpRequest,
     IpAllocationMetadata,
 };
 use serde_json::{Value, json};
+use support::Namespace;
 
 /// An ipamd that gives the pod these addresses, or is not there.
 struct Ipamd {
@@ -72,61 +69,6 @@ impl Peers for Ipamd {
 
     fn delete_policy(&self, _: DeleteNpRequest) -> Result<bool, RpcError> {
         Err(RpcError::unavailable("no agent here"))
-    }
-}
-
-static COUNTER: AtomicU32 = AtomicU32::new(0);
-
-/// A network namespace of the test's own; gone when dropped.
-struct Namespace(String);
-
-impl Namespace {
-    fn new(test: &str) -> Option<Self> {
-        let name = format!("rsv-cni-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let made = Command::new("ip").args(["netns", "add", &name]).output();
-        if made.as_ref().is_ok_and(|o| o.status.success()) {
-            let namespace = Self(name);
-            namespace.ip("link set lo up");
-            return Some(namespace);
-        }
-        eprintln!("SKIPPED: {test}: ip netns add: {made:?}");
-        None
-    }
-
-    fn path(&self) -> PathBuf {
-        PathBuf::from("/var/run/netns").join(&self.0)
-    }
-
-    fn ip(&self, arguments: &str) {
-        let output = Command::new("ip").args(["-n", &self.0]).args(arguments.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {arguments}: {output:?}");
-    }
-
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        Netns::open(&self.path()).unwrap().run(work).unwrap()
-    }
-
-    fn inventory(&self) -> Inventory {
-        self.inside(|| Inventory::take().unwrap())
-    }
-
-    /// Waits until nothing is left compared with `before`: the kernel takes namespaces apart in its own time.
-    fn settles_to(&self, before: &Inventory) {
-        let mut left = Vec::new();
-        for _ in 0..200 {
-            left = before.differences(&self.inventory());
-            if left.is_empty() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        panic!("{left:?}");
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
     }
 }
 

@@ -9,6 +9,7 @@ use aws_cni::peers::{AddAnswer, Peers, RpcError};
 use aws_cni::pod_net::PodNet;
 use aws_cni::{Deps, Reply, run};
 use reservoir_net::Error;
+use reservoir_net::branch::{BranchPod, BranchSetup};
 use reservoir_net::pod::{PodAddress, PodSetup};
 use reservoir_rpc::{
     AddNetworkReply, AddNetworkRequest, DelNetworkReply, DelNetworkRequest, DeleteNpRequest, EnforceNpRequest,
@@ -111,6 +112,25 @@ impl PodNet for World {
     fn tear_down(&self, addresses: &[PodAddress]) -> Result<(), Error> {
         let all = addresses.iter().map(|a| format!("{} table {}", a.address, a.table));
         self.note(format!("tear down {}", all.collect::<Vec<_>>().join(", ")));
+        Ok(())
+    }
+
+    fn set_up_branch(&self, setup: &BranchSetup) -> Result<(), Error> {
+        let BranchSetup { pod, mac, trunk, mtu } = setup;
+        self.note(format!(
+            "set up branch {} {} vlan {} via {} mac {mac} on #{trunk} mtu {mtu} {:?}",
+            pod.host_veth, pod.address, pod.vlan, pod.gateway, pod.mode
+        ));
+        self.set_up.clone().map_or(Ok(()), |text| Err(Error::Invalid(text)))
+    }
+
+    fn check_branch(&self, pod: &BranchPod) -> Result<(), Error> {
+        self.note(format!("check branch {} {} via {} {:?}", pod.host_veth, pod.address, pod.gateway, pod.mode));
+        self.check.clone().map_or(Ok(()), |differences| Err(Error::Differs(differences)))
+    }
+
+    fn tear_down_branch(&self, vlan: u16, address: Option<IpAddr>) -> Result<(), Error> {
+        self.note(format!("tear down branch {vlan} {}", address.map(|a| a.to_string()).unwrap_or_default()));
         Ok(())
     }
 
@@ -259,8 +279,90 @@ fn add_refuses_replies_it_cannot_use() {
         assert_eq!(world.fails("ADD", &conf()).1, format!("add command: failed to setup network: {cause}"));
         assert_eq!(world.calls().last().unwrap(), "del SetupNSFailed u1");
     }
-    let branch = AddNetworkReply { pod_vlan_id: 7, ..granted() };
-    assert!(with(branch).fails("ADD", &conf()).1.contains("ENABLE_POD_ENI"));
+}
+
+/// What ipamd says of a pod with a branch interface (spec 04 §6.1).
+fn branch() -> AddNetworkReply {
+    let entry =
+        IpAllocationMetadata { device_number: -1, route_table_id: 0, ..granted().ip_allocation_metadata[0].clone() };
+    AddNetworkReply {
+        ip_allocation_metadata: vec![entry],
+        pod_vlan_id: 7,
+        pod_eni_mac: "02:aa:bb:cc:dd:ee".to_owned(),
+        pod_eni_subnet_gw: "10.0.0.1".to_owned(),
+        parent_if_index: 4,
+        ..granted()
+    }
+}
+
+fn answering(reply: AddNetworkReply) -> World {
+    World { add: Some(Ok(AddAnswer { reply, reason: None })), ..World::default() }
+}
+
+#[test]
+fn a_branch_pod_is_wired_checked_and_torn_down_without_ipamd() {
+    for (mode, veth, word) in [("strict", "vlan0761ccbeace", "Strict"), ("standard", "eni0761ccbeace", "Standard")] {
+        let mut conf = conf();
+        conf["podSGEnforcingMode"] = mode.into();
+        let world = answering(branch());
+        let result: Value = serde_json::from_str(&world.succeeds("ADD", &conf)).unwrap();
+        let set_up =
+            format!("set up branch {veth} 10.0.0.4 vlan 7 via 10.0.0.1 mac 02:aa:bb:cc:dd:ee on #4 mtu 9001 {word}");
+        assert_eq!(world.calls().last(), Some(&set_up));
+        let expected = json!([
+            {"name": veth}, {"name": "eth0", "mac": "0", "sandbox": "/run/netns/n"},
+            {"name": "dummy0761ccbeace", "mac": "7"}]);
+        assert_eq!(result["interfaces"], expected);
+        assert_eq!(result["ips"][0]["gateway"], "10.0.0.1");
+
+        // The node's mode is another by now: the pod keeps the one it was born with.
+        let mut later = conf.clone();
+        later["podSGEnforcingMode"] = if mode == "strict" { "standard" } else { "strict" }.into();
+        later["prevResult"] = result;
+        let world = World::default();
+        world.succeeds("CHECK", &later);
+        world.succeeds("DEL", &later);
+        let check = format!("check branch {veth} 10.0.0.4 via 10.0.0.1 {word}");
+        assert_eq!(world.calls(), [check.as_str(), "tear down branch 7 10.0.0.4"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_in_a_branch_reply_is_named_and_given_back() {
+    for (reply, cause) in [
+        (AddNetworkReply { pod_eni_mac: "x".to_owned(), ..branch() }, "\"x\" of ipamd's reply is no MAC address"),
+        (
+            AddNetworkReply { pod_eni_subnet_gw: String::new(), ..branch() },
+            "gateway \"\" of ipamd's reply is no address",
+        ),
+        (AddNetworkReply { parent_if_index: 0, ..branch() }, "0 of ipamd's reply is no interface index"),
+        (AddNetworkReply { pod_vlan_id: 70_000, ..branch() }, "70000 of ipamd's reply is no vlan"),
+        (AddNetworkReply { ip_allocation_metadata: Vec::new(), ..branch() }, "ipamd's reply has no address"),
+    ] {
+        let world = answering(reply);
+        assert_eq!(world.fails("ADD", &conf()).1, format!("add command: failed to setup network: {cause}"));
+        assert_eq!(world.calls().last().unwrap(), "del SetupNSFailed u1");
+    }
+}
+
+#[test]
+fn del_of_a_branch_pod_by_ipamds_answer() {
+    let answer = |entries: Vec<IpAllocationMetadata>| World {
+        del: Some(Ok(DelNetworkReply {
+            success: true,
+            pod_vlan_id: 9,
+            ip_allocation_metadata: entries,
+            ..DelNetworkReply::default()
+        })),
+        ..World::default()
+    };
+    let world = answer(granted().ip_allocation_metadata);
+    world.succeeds("DEL", &conf());
+    assert_eq!(world.calls().last().unwrap(), "tear down branch 9 10.0.0.4");
+    // An older ipamd does not say which address it was, in IPv6 mode (DW-10).
+    let world = answer(Vec::new());
+    world.succeeds("DEL", &conf());
+    assert_eq!(world.calls().last().unwrap(), "tear down branch 9 ");
 }
 
 #[test]

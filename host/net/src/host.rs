@@ -117,6 +117,7 @@ fn plan_marked(config: &HostConfig, existing: &[Rule]) -> Vec<Step> {
             && r.from.is_none()
             && r.to.is_none()
             && r.ip_protocol.is_none()
+            && r.iif.is_none()
             && !r.foreign
             && r.fwmark.is_some_and(|f| f.mark == f.mask)
     };

@@ -214,6 +214,10 @@ impl Kernel {
                 self.forget(side, device);
                 Request::delete_link(device)
             }
+            Op::LinkAddVlan(vlan) => {
+                self.forget(side, &vlan.name);
+                Request::add_vlan(vlan)
+            }
             Op::LinkUp { device } => Request::set_link_up(device),
             Op::LinkMtu { device, mtu } => Request::set_link_mtu(device, *mtu),
             Op::AddressAdd { device, address } => Request::add_address(self.index(side, device)?, *address),

@@ -11,6 +11,9 @@ pub const MAX_PREFIX_LENGTH: usize = 4;
 /// Host veth prefix where nothing else is configured.
 pub const DEFAULT_VETH_PREFIX: &str = "eni";
 
+/// Host veth prefix of strict branch pods: keeps them out of what matches `eni+` (spec 04 §3.1).
+pub const STRICT_BRANCH_PREFIX: &str = "vlan";
+
 const DUMMY_PREFIX: &str = "dummy";
 const EXTRA_INTERFACE_PREFIX: &str = "mNicIf";
 const SUFFIX_LENGTH: usize = 11;
@@ -41,6 +44,12 @@ pub fn host_veth(prefix: &str, namespace: &str, pod: &str, index: usize) -> Stri
 #[must_use]
 pub fn container_interface(cni_ifname: &str, index: usize) -> String {
     if index == 0 { cni_ifname.to_owned() } else { format!("{EXTRA_INTERFACE_PREFIX}{index}") }
+}
+
+/// The device of a branch interface on the host (spec 04 §3.4).
+#[must_use]
+pub fn vlan_device(id: u16) -> String {
+    format!("vlan.eth.{id}")
 }
 
 /// The entry of an ADD result that names no device and carries state for DEL (spec 04 §2.5, §3.3).

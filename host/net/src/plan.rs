@@ -30,6 +30,17 @@ pub struct VethPair {
     pub mtu: u32,
 }
 
+/// A vlan device on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VlanDevice {
+    pub name: String,
+    /// The vlan: 1 to 4094.
+    pub id: u16,
+    pub mac: MacAddr,
+    /// Index of the interface that carries it.
+    pub parent: u32,
+}
+
 /// How far a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -79,6 +90,7 @@ impl Route {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     LinkAddVeth(VethPair),
+    LinkAddVlan(VlanDevice),
     LinkDel {
         device: String,
     },
@@ -187,7 +199,8 @@ impl Step {
 
     /// May share a message to the kernel with its neighbours.
     fn batchable(&self) -> bool {
-        self.attempts == 1 && !matches!(self.op, Op::LinkAddVeth(_) | Op::Sysctl { .. } | Op::WaitDad { .. })
+        self.attempts == 1
+            && !matches!(self.op, Op::LinkAddVeth(_) | Op::LinkAddVlan(_) | Op::Sysctl { .. } | Op::WaitDad { .. })
     }
 
     fn error(&self, errno: Errno) -> Error {
@@ -308,6 +321,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LinkAddVeth(v) => write!(f, "veth add {} peer {} mac {} mtu {}", v.name, v.peer, v.peer_mac, v.mtu),
+            Self::LinkAddVlan(v) => write!(f, "vlan add {} id {} mac {} parent #{}", v.name, v.id, v.mac, v.parent),
             Self::LinkDel { device } => write!(f, "link delete {device}"),
             Self::LinkUp { device } => write!(f, "link set {device} up"),
             Self::LinkMtu { device, mtu } => write!(f, "link set {device} mtu {mtu}"),

@@ -15,6 +15,7 @@ use crate::plan::{Executor, OnFailure, Side, apply};
 use crate::table;
 
 pub use check::check;
+pub(crate) use check::check_pair;
 pub use plan::{InterfacePlan, gateway, plan_interface, plan_rollback, plan_teardown};
 
 /// The smallest MTU a pod may have (spec 04 §2.2).
@@ -71,7 +72,7 @@ pub struct PodLink {
 /// [`Error::Invalid`] for what cannot be right, [`Error::NoSuchNamespace`], [`Error::Exists`] (an interface of that
 /// name is in the pod), or the kernel's error, each within what was being done (texts of spec 04 §4).
 pub fn set_up(setup: &PodSetup) -> Result<Vec<PodLink>, Error> {
-    validate(setup).and_then(|()| validate_mtu(setup)).map_err(|e| e.within("SetupPodNetwork"))?;
+    validate_interfaces(&setup.interfaces, setup.mtu).map_err(|e| e.within("SetupPodNetwork"))?;
     let mut kernel = Kernel::host()?;
     let enter = |kernel: &mut Kernel| kernel.enter(&Netns::open(&setup.netns)?);
     wire(setup, &mut kernel, enter)?;
@@ -164,12 +165,17 @@ pub fn unwire(addresses: &[PodAddress], executor: &mut impl Executor) -> Result<
         .map_err(|error| error.within("TeardownPodNetwork: unable to teardown IP based container routes and rules"))
 }
 
-fn validate(setup: &PodSetup) -> Result<(), Error> {
+/// Whether this can be set up at all.
+pub(crate) fn validate_interfaces(interfaces: &[PodInterface], mtu: u32) -> Result<(), Error> {
+    validate(interfaces).and_then(|()| validate_mtu(interfaces, mtu))
+}
+
+fn validate(interfaces: &[PodInterface]) -> Result<(), Error> {
     let invalid = |text: String| Err(Error::Invalid(text));
-    if setup.interfaces.is_empty() {
+    if interfaces.is_empty() {
         return invalid("the pod has no interface to set up".to_owned());
     }
-    for interface in &setup.interfaces {
+    for interface in interfaces {
         for name in [&interface.name, &interface.host_veth] {
             if let Err(error) = names::validate(name) {
                 return invalid(format!("{error}: {name:?}"));
@@ -182,12 +188,12 @@ fn validate(setup: &PodSetup) -> Result<(), Error> {
     Ok(())
 }
 
-fn validate_mtu(setup: &PodSetup) -> Result<(), Error> {
-    let has_ipv6 = setup.interfaces.iter().any(|i| i.address.is_ipv6());
+fn validate_mtu(interfaces: &[PodInterface], mtu: u32) -> Result<(), Error> {
+    let has_ipv6 = interfaces.iter().any(|i| i.address.is_ipv6());
     let min = if has_ipv6 { MIN_MTU_V6 } else { MIN_MTU };
-    if (min..=MAX_MTU).contains(&setup.mtu) {
+    if (min..=MAX_MTU).contains(&mtu) {
         return Ok(());
     }
     let family = if has_ipv6 { " for IPv6" } else { "" };
-    Err(Error::Invalid(format!("MTU {} is not between {min} and {MAX_MTU}{family}; set POD_MTU", setup.mtu)))
+    Err(Error::Invalid(format!("MTU {mtu} is not between {min} and {MAX_MTU}{family}; set POD_MTU")))
 }

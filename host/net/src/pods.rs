@@ -116,8 +116,8 @@ pub fn refresh_from_rules<A: Copy + Into<IpAddr>>(addresses: &[A]) -> Result<(),
 #[must_use]
 pub fn plan_refresh(address: IpAddr, rules: &[Rule]) -> Vec<Step> {
     let pod = IpPrefix::host(address);
-    let existing: Vec<&Rule> =
-        rules.iter().filter(|r| r.from.is_some_and(|f| f.address() == address) && !r.foreign).collect();
+    let is_ours = |r: &&Rule| r.from.is_some_and(|f| f.address() == address) && r.iif.is_none() && !r.foreign;
+    let existing: Vec<&Rule> = rules.iter().filter(is_ours).collect();
     let Some(last) = existing.last() else { return Vec::new() };
     let wanted = Rule::from_pod(pod, last.table);
     let mut kept = false;

@@ -10,6 +10,8 @@ use crate::table;
 pub const PRIORITY_LOCAL: u32 = 0;
 /// Priority of `from all lookup local` where branch interfaces are strict: their rules come first.
 pub const PRIORITY_LOCAL_STRICT: u32 = 20;
+/// Priority of `iif <interface> lookup <table>` of a strict branch pod, before every lookup of the kernel's.
+pub const PRIORITY_BRANCH: u32 = 10;
 /// Priority of `to <pod> lookup main`.
 pub const PRIORITY_TO_POD: u32 = 512;
 /// Priority of `fwmark <m>/<m> lookup main`.
@@ -56,6 +58,8 @@ pub struct Rule {
     pub from: Option<IpPrefix>,
     pub to: Option<IpPrefix>,
     pub fwmark: Option<FwMark>,
+    /// Name of the interface that packets come in by.
+    pub iif: Option<String>,
     /// Number of the IP protocol it is about.
     pub ip_protocol: Option<u8>,
     /// Used when neither `from` nor `to` tells the family.
@@ -72,6 +76,7 @@ impl Rule {
             from: None,
             to: None,
             fwmark: None,
+            iif: None,
             ip_protocol: None,
             family: Family::V4,
             foreign: false,
@@ -112,6 +117,18 @@ impl Rule {
         Self { fwmark: Some(FwMark { mark, mask: mark }), family, ..Self::new(PRIORITY_FWMARK, table::MAIN) }
     }
 
+    /// `iif <interface> lookup <table>` of a strict branch pod.
+    #[must_use]
+    pub fn of_branch(family: Family, iif: &str, table: u32) -> Self {
+        Self { iif: Some(iif.to_owned()), ..Self::of_branches(family, table) }
+    }
+
+    /// For a delete: the above, by whatever interface packets come in.
+    #[must_use]
+    pub fn of_branches(family: Family, table: u32) -> Self {
+        Self { family, ..Self::new(PRIORITY_BRANCH, table) }
+    }
+
     /// `from all lookup local`.
     #[must_use]
     pub fn local(family: Family, priority: u32) -> Self {
@@ -139,6 +156,9 @@ impl fmt::Display for Rule {
         }
         if let Some(to) = self.to {
             write!(f, " to {to}")?;
+        }
+        if let Some(iif) = &self.iif {
+            write!(f, " iif {iif}")?;
         }
         if let Some(FwMark { mark, mask }) = self.fwmark {
             write!(f, " fwmark {mark:#x}/{mask:#x}")?;

@@ -24,6 +24,18 @@ pub fn of_interface(card: u32, device: u32) -> u32 {
     }
 }
 
+const BRANCH_BASE: u32 = 100;
+/// The largest id of a vlan.
+const MAX_VLAN: u16 = 4094;
+
+/// The table of the branch interface with this vlan (spec 04 §7.1); none for what is no vlan, or for one whose table
+/// would be the kernel's own (DW-13).
+#[must_use]
+pub fn of_branch(vlan: u16) -> Option<u32> {
+    let table = BRANCH_BASE + u32::from(vlan);
+    ((1..=MAX_VLAN).contains(&vlan) && !(253..=LOCAL).contains(&table)).then_some(table)
+}
+
 /// The table older versions used, recognised on hosts they set up (spec 04 §7.2).
 #[must_use]
 pub fn of_interface_before_1_19(card: u32, device: u32, max_interfaces_per_card: u32) -> u32 {
@@ -75,6 +87,8 @@ mod tests {
         assert_eq!(of_interface(0, 3), 4);
         assert_eq!(of_interface(1, 0), 10_100);
         assert_eq!(of_interface_before_1_19(1, 1, 8), 10);
+        assert_eq!([1, 7, 152, 156, 4094].map(of_branch), [101, 107, 252, 256, 4194].map(Some));
+        assert_eq!([0, 153, 154, 155, 4095].map(of_branch), [None; 5]);
         assert_eq!(of_pod(0), MAIN);
         assert_eq!(of_pod(1), MAIN);
         assert_eq!(of_pod(2), 2);

@@ -10,6 +10,7 @@ use aws_cni::peers::{AddAnswer, Peers, RpcError};
 use aws_cni::pod_net::PodNet;
 use aws_cni::{Deps, Reply, run as run_plugin};
 use reservoir_net::Error;
+use reservoir_net::branch::{BranchPod, BranchSetup};
 use reservoir_net::pod::{PodAddress, PodSetup};
 use reservoir_rpc::{
     AddNetworkReply, AddNetworkRequest, DelNetworkReply, DelNetworkRequest, DeleteNpRequest, EnforceNpRequest,
@@ -49,6 +50,8 @@ struct Seen {
     del: Option<DelNetworkRequest>,
     set_up: Option<PodSetup>,
     torn_down: Option<Vec<PodAddress>>,
+    branch: Option<BranchSetup>,
+    branch_torn_down: Option<(u16, Option<IpAddr>)>,
     enforced: Option<EnforceNpRequest>,
     agent_asked: bool,
 }
@@ -93,6 +96,20 @@ impl PodNet for World {
 
     fn tear_down(&self, addresses: &[PodAddress]) -> Result<(), Error> {
         self.seen.borrow_mut().torn_down = Some(addresses.to_vec());
+        self.driver_answer()
+    }
+
+    fn set_up_branch(&self, setup: &BranchSetup) -> Result<(), Error> {
+        self.seen.borrow_mut().branch = Some(setup.clone());
+        self.driver_answer()
+    }
+
+    fn check_branch(&self, _: &BranchPod) -> Result<(), Error> {
+        self.driver_answer()
+    }
+
+    fn tear_down_branch(&self, vlan: u16, address: Option<IpAddr>) -> Result<(), Error> {
+        self.seen.borrow_mut().branch_torn_down = Some((vlan, address));
         self.driver_answer()
     }
 
@@ -156,9 +173,6 @@ fn environment(command: &str, inputs: &Value) -> Environment {
 
 fn add(case: &Value) -> Outcome {
     let (inputs, expected) = (&case["inputs"], &case["expected"]);
-    if expected["driver_call"] == "branch" || number(&inputs["add_reply"]["PodVlanId"]) != 0 {
-        return Outcome::Skipped("branch ENIs come later".to_owned());
-    }
     let world = World {
         add: add_reply(&inputs["add_reply"]),
         driver_error: driver_error(inputs),
@@ -173,6 +187,14 @@ fn add(case: &Value) -> Outcome {
             seen.set_up.iter().flat_map(|s| &s.interfaces).map(|i| i.address.to_string()).collect();
         let wanted: Vec<String> = world.add.ip_allocation_metadata.iter().map(address_text).collect();
         checks.push(same("addresses wired", json!(wanted), json!(addresses)));
+    }
+    if expected["driver_call"] == "branch" {
+        let got = seen.branch.map(|s| {
+            json!({"PodVlanId": s.pod.vlan, "PodENIMAC": s.mac.to_string(), "PodENISubnetGW": s.pod.gateway,
+                "ParentIfIndex": s.trunk})
+        });
+        checks.push(part("add_reply", &json!(got), &inputs["add_reply"]));
+        checks.push(same("branch wired", json!(true), json!(got.is_some())));
     }
     if let Some(call) = expected.get("npa_call") {
         let got = seen.enforced.as_ref().map_or(Value::Null, |request| {
@@ -200,9 +222,6 @@ fn add(case: &Value) -> Outcome {
 
 fn del(case: &Value) -> Outcome {
     let (inputs, expected) = (&case["inputs"], &case["expected"]);
-    if expected["branch_teardown"].is_object() || number(&inputs["ipamd"]["reply"]["PodVlanId"]) != 0 {
-        return Outcome::Skipped("branch ENIs come later".to_owned());
-    }
     let ipamd = &inputs["ipamd"];
     let answer = if let Some(code) = ipamd["rpc_error"].as_str() {
         let code = if code == "Unavailable" { tonic::Code::Unavailable } else { tonic::Code::Unknown };
@@ -224,6 +243,14 @@ fn del(case: &Value) -> Outcome {
     }
     if let Some(called) = expected.get("npa_called") {
         checks.push(same("npa_called", called.clone(), json!(seen.agent_asked)));
+    }
+    if let Some(teardown) = expected.get("branch_teardown") {
+        let got = seen.branch_torn_down.map(|(vlan, address)| {
+            let length = if address.is_some_and(|a| a.is_ipv4()) { 32 } else { 128 };
+            let address = address.map(|a| format!("{a}/{length}"));
+            json!({"address": address, "vlan_id": vlan})
+        });
+        checks.push(same("branch_teardown", teardown.clone(), json!(got)));
     }
     if let Some(teardown) = expected.get("teardown") {
         let got = seen.torn_down.map(|addresses| {
@@ -280,10 +307,15 @@ fn address_text(entry: &IpAllocationMetadata) -> String {
 }
 
 fn add_reply(reply: &Value) -> AddNetworkReply {
+    let text = |key: &str| reply[key].as_str().unwrap_or_default().to_owned();
     AddNetworkReply {
         success: reply["Success"] == true,
         ip_allocation_metadata: entries(reply),
-        network_policy_mode: reply["NetworkPolicyMode"].as_str().unwrap_or_default().to_owned(),
+        network_policy_mode: text("NetworkPolicyMode"),
+        pod_vlan_id: number(&reply["PodVlanId"]),
+        pod_eni_mac: text("PodENIMAC"),
+        pod_eni_subnet_gw: text("PodENISubnetGW"),
+        parent_if_index: number(&reply["ParentIfIndex"]),
         ..AddNetworkReply::default()
     }
 }

@@ -3,6 +3,7 @@
 //! Plans run on a [`fake::Fake`] kernel through the same code that runs them in the real one, so that tolerated errors,
 //! retries, order and error texts are those of the program.
 
+mod branch;
 mod fake;
 mod iptables;
 mod ops;
@@ -113,7 +114,8 @@ fn outcome(case: &Case) -> Outcome {
         "rule_update" => rules::rule_update(case),
         "iptables_host" => iptables::host(case),
         "connmark_iptables" => iptables::connmark(case),
-        "branch_setup" | "branch_teardown" => skip("branch ENIs come later"),
+        "branch_setup" => branch::setup(case),
+        "branch_teardown" => branch::teardown(case),
         "connmark_nft" => skip("the nftables connmark backend comes later; the iptables form is used with either kind"),
         "egress" => skip("egress-cni comes later"),
         "conflist" => skip("the conflist's variants belong to features that come later"),

@@ -7,14 +7,14 @@ use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
 use crate::mac::MacAddr;
-use crate::plan::{Route, Scope, VethPair};
+use crate::plan::{Route, Scope, VethPair, VlanDevice};
 use crate::prefix::IpPrefix;
 use crate::rule::{Family, Rule};
 
@@ -70,6 +70,22 @@ impl Request {
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        Self::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link)
+    }
+
+    /// Makes a vlan device (802.1Q) on another interface, which gives it its MTU (spec 04 §6.2 step 5).
+    #[must_use]
+    pub fn add_vlan(vlan: &VlanDevice) -> Self {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(vlan.name.clone()),
+            LinkAttribute::Link(vlan.parent),
+            LinkAttribute::Address(vlan.mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(vlan.id)])),
             ]),
         ];
         Self::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link)
@@ -261,6 +277,7 @@ fn rule_message(rule: &Rule, action: RuleAction) -> RuleMessage {
         message.attributes.push(RuleAttribute::Destination(to.address()));
     }
     message.attributes.extend(rule.ip_protocol.map(|p| RuleAttribute::IpProtocol(p.into())));
+    message.attributes.extend(rule.iif.clone().map(RuleAttribute::Iifname));
     if let Some(fwmark) = rule.fwmark {
         message.attributes.push(RuleAttribute::FwMark(fwmark.mark));
         message.attributes.push(RuleAttribute::FwMask(fwmark.mask));

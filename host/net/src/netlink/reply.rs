@@ -147,11 +147,12 @@ pub fn rule(payload: &[u8]) -> Option<Rule> {
     let (to_length, from_length, tos, action) = (header[1], header[2], header[3], header[7]);
     let mut table = u32::from(header[4]);
     let (mut priority, mut from, mut to, mut mark, mut mask) = (0, None, None, None, u32::MAX);
-    let mut ip_protocol = None;
+    let (mut ip_protocol, mut iif) = (None, None);
     let mut foreign = action != FR_ACT_TO_TBL || tos != 0 || u32_of(&header[8..12])? & 0x2 != 0;
     each(&payload[12..], |kind, value| match kind {
         1 => to = ip(value).map(|a| IpPrefix::new(a, to_length)),
         2 => from = ip(value).map(|a| IpPrefix::new(a, from_length)),
+        3 => iif = text(value),
         6 => priority = u32_of(value).unwrap_or(0),
         10 => mark = u32_of(value),
         15 => table = u32_of(value).unwrap_or(table),
@@ -163,7 +164,7 @@ pub fn rule(payload: &[u8]) -> Option<Rule> {
         _ => foreign = true,
     });
     let fwmark = mark.map(|mark| FwMark { mark, mask });
-    Some(Rule { priority, table, from, to, fwmark, ip_protocol, family, foreign })
+    Some(Rule { priority, table, from, to, fwmark, iif, ip_protocol, family, foreign })
 }
 
 /// Reads an `ndmsg`.

@@ -15,7 +15,7 @@ use crate::table;
 /// # Errors
 /// [`Error::Differs`] with every difference; otherwise as `set_up`.
 pub fn check(setup: &PodSetup) -> Result<(), Error> {
-    validate(setup)?;
+    validate(&setup.interfaces)?;
     let mut kernel = Kernel::host()?;
     kernel.enter(&Netns::open(&setup.netns)?)?;
     let mut host_rules = kernel.rules(Side::Host, Family::V4)?;
@@ -24,13 +24,24 @@ pub fn check(setup: &PodSetup) -> Result<(), Error> {
     }
     let mut differences = Vec::new();
     for (index, interface) in setup.interfaces.iter().enumerate() {
-        let mut look = Look { kernel: &mut kernel, interface, differences: &mut differences };
-        if let Some((host, container)) = look.links()? {
-            look.container(index, &host, &container)?;
-            look.host(&host, &host_rules)?;
+        if let Some(host) = check_pair(&mut kernel, interface, index, &mut differences)? {
+            Look { kernel: &mut kernel, interface, differences: &mut differences }.host(&host, &host_rules)?;
         }
     }
     if differences.is_empty() { Ok(()) } else { Err(Error::Differs(differences)) }
+}
+
+/// Compares a veth pair and what is inside the pod; returns the host's end if both ends are there.
+pub(crate) fn check_pair(
+    kernel: &mut Kernel,
+    interface: &PodInterface,
+    index: usize,
+    differences: &mut Vec<String>,
+) -> Result<Option<LinkInfo>, Error> {
+    let mut look = Look { kernel, interface, differences };
+    let Some((host, container)) = look.links()? else { return Ok(None) };
+    look.container(index, &host, &container)?;
+    Ok(Some(host))
 }
 
 struct Look<'a> {

@@ -20,6 +20,8 @@ pub(super) struct Fake {
     pub links: Vec<String>,
     /// Rules that can be deleted; others are not there.
     pub rules_left: Vec<Result<(), Errno>>,
+    /// Duplicate address detection never comes to its end.
+    tentative: bool,
     fail: Option<Fail>,
 }
 
@@ -50,8 +52,14 @@ impl Fake {
             only_first: inputs["fail"]["only_first"] == true,
             happened: false,
         });
+        let tentative = inputs["addresses"] == "always tentative";
         let links = inputs["existing_links"].as_array().into_iter().flatten();
-        Self { fail, links: links.filter_map(|l| l.as_str().map(str::to_owned)).collect(), ..Self::default() }
+        Self {
+            fail,
+            tentative,
+            links: links.filter_map(|l| l.as_str().map(str::to_owned)).collect(),
+            ..Self::default()
+        }
     }
 
     fn refusal(&mut self, op: &Op) -> Option<Errno> {
@@ -64,6 +72,7 @@ impl Fake {
             Op::RuleAdd(rule) | Op::RuleDel(rule) => {
                 fail.step == ops::name(op) || fail.step == format!("{}:{}", ops::name(op), rule.priority)
             }
+            Op::LinkUp { device } => fail.step == ops::name(op) || fail.step == format!("{}:{device}", ops::name(op)),
             _ => fail.step == ops::name(op),
         };
         let refuse = named && !(fail.only_first && fail.happened);
@@ -83,6 +92,7 @@ impl Fake {
         }
         match &step.op {
             Op::LinkDel { device } => self.links.retain(|l| l != device),
+            Op::WaitDad { .. } if self.tentative => return Err(Errno::TIMEDOUT),
             // Repeated until there is none: there is none, unless a case says how many.
             Op::RuleDel(_) if step.repeat => {
                 return if self.rules_left.is_empty() { Err(Errno::NOENT) } else { self.rules_left.remove(0) };

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 pub(super) fn name(op: &Op) -> &'static str {
     match op {
         Op::LinkAddVeth(_) => "link_add_veth",
+        Op::LinkAddVlan(_) => "link_add_vlan",
         Op::LinkDel { .. } => "link_del",
         Op::LinkUp { .. } => "link_up",
         Op::LinkMtu { .. } => "link_mtu",
@@ -32,6 +33,9 @@ pub(super) fn step(step: &Step, in_pod: bool) -> Value {
             "name": v.name, "mtu": v.mtu, "txqlen": 0, "up": true,
             "peer": {"name": v.peer, "mtu": v.mtu, "txqlen": 0, "mac": v.peer_mac.to_string(), "netns": "host"},
         }),
+        Op::LinkAddVlan(v) => {
+            json!({"name": v.name, "vlan_id": v.id, "parent_index": v.parent, "mac": v.mac.to_string()})
+        }
         Op::LinkDel { device } | Op::LinkUp { device } => json!({"dev": device}),
         Op::LinkMtu { device, mtu } => json!({"dev": device, "mtu": mtu}),
         Op::AddressAdd { device, address } | Op::AddressDel { device, address } => {
@@ -109,6 +113,9 @@ fn rule(rule: &Rule) -> Value {
         if let Some(prefix) = prefix {
             value[key] = prefix.to_string().into();
         }
+    }
+    if let Some(iif) = &rule.iif {
+        value["iif"] = iif.as_str().into();
     }
     if let Some(fwmark) = rule.fwmark {
         value["fwmark"] = format!("{:#x}/{:#x}", fwmark.mark, fwmark.mask).into();

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use reservoir_core::ip::Ipv4Net;
+use reservoir_net::branch::EnforcingMode;
 use reservoir_net::rule::{Family, Rule};
 use reservoir_net::{IpPrefix, names, pod, table};
 use serde_json::{Value, json};
@@ -21,15 +22,20 @@ pub(super) fn name(case: &Case) -> Outcome {
         case.compared(expected, json!({"container_interface": name}))
     } else if expected["chain"].is_string() {
         skip("egress-cni comes later")
+    } else if expected["vlan_device"].is_string() {
+        let device = u16::try_from(case.number("vlan_id")).map(names::vlan_device).unwrap_or_default();
+        case.compared(expected, json!({"vlan_device": device}))
     } else {
-        skip("branch ENIs come later")
+        let mode = EnforcingMode::parse(case.text("enforcing_mode"));
+        case.compared(expected, json!({"prefix": mode.veth_prefix(case.text("veth_prefix"))}))
     }
 }
 
 pub(super) fn table(case: &Case) -> Outcome {
     let (card, device) = (case.number("card"), case.number("device"));
     if case.inputs["vlan_id"].is_number() {
-        return skip("branch ENIs come later");
+        let table = u16::try_from(case.number("vlan_id")).ok().and_then(table::of_branch);
+        return case.compared(case.expected, json!({"table": table}));
     }
     let got = if case.expected["old_table"].is_number() {
         json!({"old_table": table::of_interface_before_1_19(card, device, case.number("max_enis_per_card"))})
