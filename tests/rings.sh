@@ -64,6 +64,7 @@ ring kernel tests $(targets reservoir-net aws-cni)
 ring e2e tests $(targets ring)
 ring moto tests/moto/run.sh
 ring cnitool tests/cnitool/run.sh
+ring vlan tests/vlan/run.sh
 
 echo
 echo "rings:"
