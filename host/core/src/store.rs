@@ -51,6 +51,8 @@ struct Cidr {
     /// Asked for by a plan in the other unit than the node's: serves pods all the same (spec 01 §15).
     wanted: bool,
     draining: bool,
+    /// EC2 does not list it although a pod has it: nobody else gets an address of it.
+    doubted: bool,
     last_used: Option<Time>,
     /// Addresses that were ever handed out, by address.
     addresses: Vec<Address>,
@@ -100,8 +102,16 @@ impl Store {
         }
         let eni = &mut self.enis[at];
         let position = eni.cidr_index(net).unwrap_or_else(|position| position);
-        let cidr =
-            Cidr { net, since: now, wanted, draining: false, last_used: None, addresses: Vec::new(), assigned: 0 };
+        let cidr = Cidr {
+            net,
+            since: now,
+            wanted,
+            draining: false,
+            doubted: false,
+            last_used: None,
+            addresses: Vec::new(),
+            assigned: 0,
+        };
         eni.cidrs.insert(position, cidr);
         let (back, still) = std::mem::take(&mut self.orphans).into_iter().partition(|o| net.contains(o.address));
         self.orphans = still;
@@ -196,7 +206,7 @@ impl Store {
                 continue;
             }
             for (index, cidr) in eni.cidrs.iter().enumerate() {
-                if !self.serves(eni, cidr) {
+                if !self.serves(eni, cidr) || cidr.doubted {
                     continue;
                 }
                 let rank = (!cidr.draining, eni.assigned, cidr.assigned);
@@ -427,6 +437,15 @@ impl Store {
                 records: c.addresses.iter().map(|a| (a.ip, a.assignment.as_deref(), a.released)).collect(),
             })
         })
+    }
+
+    /// Whether EC2's listing leaves a CIDR out although a pod has it. Until it is listed again nobody else gets of it.
+    pub fn doubt(&mut self, eni: &str, net: IpNet, doubted: bool) {
+        if let Some(at) = self.eni_index(eni)
+            && let Ok(index) = self.enis[at].cidr_index(net)
+        {
+            self.enis[at].cidrs[index].doubted = doubted;
+        }
     }
 
     /// Sets which CIDRs are to run empty; the others are not (`plan.drain`).

@@ -1,9 +1,11 @@
 //! An interface that was attached before: programmed, then it serves pods.
 
+use std::time::Duration;
+
 use super::jobs::Job;
 use super::{Command, Level, Manager, Now};
 use crate::ip::IpNet;
-use crate::store::EniSpec;
+use crate::store::{EniSpec, Time};
 
 /// An attached interface being programmed before it serves pods.
 #[derive(Debug)]
@@ -12,7 +14,32 @@ pub(super) struct Adopt {
     nets: Vec<IpNet>,
 }
 
+/// Set-ups of an attached interface, one after the other (spec 01 §1.9); then the next look brings it up again.
+const TRIES: u32 = 6;
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// A set-up to be tried again.
+#[derive(Debug)]
+pub(super) struct Again {
+    at: Time,
+    job: Adopt,
+}
+
+impl Again {
+    pub fn at(&self) -> Time {
+        self.at
+    }
+}
+
 impl Manager {
+    pub(super) fn adopt_again(&mut self, now: Now) {
+        let (due, rest) = std::mem::take(&mut self.adoptions_due).into_iter().partition(|a| a.at <= now.mono);
+        self.adoptions_due = rest;
+        for Again { job, .. } in due {
+            self.adopt(job.eni, job.nets);
+        }
+    }
+
     pub(super) fn adopt(&mut self, eni: EniSpec, nets: Vec<IpNet>) {
         if self.jobs.values().any(|j| matches!(j, Job::Adopt(a) if a.eni.id == eni.id)) {
             return;
@@ -27,6 +54,8 @@ impl Manager {
     /// The interface goes: that its set-up ends must not bring it back.
     pub(super) fn forget_adoption(&mut self, eni: &str) {
         self.jobs.retain(|_, job| !matches!(job, Job::Adopt(a) if a.eni.id == eni));
+        self.adoptions_due.retain(|a| a.job.eni.id != eni);
+        self.adoption_tries.remove(eni);
     }
 
     pub(super) fn adopted(&mut self, now: Now, job: Adopt, result: Result<(), String>) {
@@ -34,14 +63,22 @@ impl Manager {
         match result {
             Ok(()) => {
                 self.unconfirmed.remove(&id);
+                self.adoption_tries.remove(&id);
                 self.settle_service(&id);
-                self.take_in(now, job.eni, self.settings.unit, &job.nets);
+                // What is in the store has been compared with EC2 meanwhile; what was told before is old.
+                let nets = if self.cards.eni(&id).is_some() { Vec::new() } else { job.nets };
+                self.take_in(now, job.eni, self.settings.unit, &nets);
             }
             Err(error) => {
                 self.out.push(Command::Count(super::Counter::SetUpEniFailed));
                 self.unconfirmed.insert(id.clone());
                 self.settle_service(&id);
                 self.log(Level::Error, format!("{id} is attached and cannot be used: {error}"));
+                let tries = self.adoption_tries.entry(id).or_default();
+                *tries += 1;
+                if *tries < TRIES {
+                    self.adoptions_due.push(Again { at: now.mono + TRY_AGAIN, job });
+                }
             }
         }
     }

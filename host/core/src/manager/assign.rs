@@ -29,6 +29,10 @@ impl Manager {
             // Known as a trunk, or excluded, since the plan was made.
             return Err("I5: a closed interface".to_owned());
         }
+        if let Some(until) = self.refused.eni_until(&a.eni, now.mono) {
+            let seconds = until.saturating_sub(now.mono).as_secs() + 1;
+            return Err(format!("I7: EC2 refused {} more, asked again in {seconds} s", a.eni));
+        }
         let (card, subnet) = (eni.card, eni.subnet.clone());
         // What was under way when the plan was made may have come since (I5).
         let taken = self.cards.slots_used(&a.eni).and_then(|used| u32::try_from(used).ok()).unwrap_or(u32::MAX);
@@ -68,7 +72,8 @@ impl Manager {
                         let message = format!("{} takes no more addresses", job.eni);
                         let (kind, code) = (ErrorKind::AddressLimit, "PrivateIpAddressLimitExceeded".to_owned());
                         let error = CloudError { api: "AssignPrivateIpAddresses", kind, code, message };
-                        self.growth_failed(now, error);
+                        self.verify(now);
+                        self.eni_refused(now, &job.eni, error);
                     }
                 }
                 None => self.out.push(Command::Count(Counter::GetEniAddressesFailed)),
@@ -102,10 +107,21 @@ impl Manager {
                         // It may have been done.
                         self.verify(now);
                     }
+                    if kind == ErrorKind::Refused {
+                        return self.eni_refused(now, &job.eni, error);
+                    }
                     self.growth_failed(now, error);
                 }
             },
         }
+        self.ask(now.mono);
+    }
+
+    /// One interface takes no more, for a reason of its own: the next way to grow is open.
+    fn eni_refused(&mut self, now: Now, eni: &str, error: CloudError) {
+        self.log(Level::Warn, format!("{eni} takes no more addresses: {error}"));
+        self.refused.refuse_eni(eni, now.mono);
+        self.growth.note(error);
         self.ask(now.mono);
     }
 

@@ -10,39 +10,29 @@ use super::{Journal, Manager, Now};
 use crate::checkpoint::Allocation;
 use crate::cloud::AttachedInterface;
 use crate::ip::IpNet;
-use crate::store::{EniSpec, table_of};
+use crate::store::EniSpec;
 
 impl Manager {
     /// Takes in what IMDS shows and what the journal remembers of the last run, and has EC2 asked. Called once, first.
     pub fn boot(&mut self, now: Now, attached: &[AttachedInterface], journal: Journal) {
         self.journal = journal;
         self.booted_at = now;
-        self.next_look = now.mono + super::SLOW;
+        self.next_look = now.mono + self.look_every();
         self.note_blocks(attached);
         for interface in attached {
             let id = &interface.eni;
             let address = self.own_address(interface.primary, &interface.ipv6);
             let nets: Vec<IpNet> =
                 self.blocks_shown(interface).into_iter().filter(|net| !self.is_returning(id, *net)).collect();
+            let spec = self.spec_shown(interface);
             let Some(pool) = self.cards.get_mut(interface.card) else { continue };
             if self.journal.removing.contains(id) {
                 continue;
             }
             let primary = *id == self.settings.instance.primary_eni;
-            let known = primary || self.journal.managed.contains(id);
-            let spec = EniSpec {
-                id: id.clone(),
-                mac: interface.mac.clone(),
-                card: interface.card,
-                device_index: interface.device_index,
-                subnet: interface.subnet.clone(),
-                table: table_of(interface.card, interface.device_index),
-                address,
-                primary,
-                trunk: false,
-                efa: false,
-                excluded: !known,
-            };
+            // Without EC2 there are no tags, so nothing is anybody else's (spec 03 §13).
+            let known = primary || self.journal.managed.contains(id) || !self.settings.ec2;
+            let spec = EniSpec { excluded: !known, ..spec };
             if address.is_none() && !primary {
                 // Without an address of the family it is not pods' business here; an EFA-only one takes a place (spec 01 §8.6).
                 pool.foreign_devices.push(interface.device_index);

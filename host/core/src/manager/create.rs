@@ -18,6 +18,8 @@ const GROUPS_FRESH: Duration = Duration::from_secs(30);
 const BLOCK_TRIES: u32 = 5;
 /// Highest usable device index (spec 01 §1.9).
 const MAX_DEVICE: u32 = 99;
+/// An interface whose making was not answered is a left-over after so long.
+const LOST_AGE: Duration = Duration::from_secs(360);
 
 #[derive(Debug)]
 pub(super) struct Create {
@@ -30,6 +32,8 @@ pub(super) struct Create {
     candidates: VecDeque<String>,
     exhausted: bool,
     token: String,
+    /// What the subnet in turn was asked: a repeated call must be the same to the letter, or EC2 refuses its token.
+    request: Option<Request>,
     tries: u32,
     made: Option<Interface>,
     pub device: Option<u32>,
@@ -86,6 +90,7 @@ impl Manager {
             candidates: VecDeque::new(),
             exhausted: false,
             token,
+            request: None,
             tries: 0,
             made: None,
             device: None,
@@ -144,7 +149,11 @@ impl Manager {
                     break None;
                 }
                 Stage::Create => match job.candidates.front() {
-                    Some(subnet) => break Some(self.create_request(now, &job, &subnet.clone())),
+                    Some(subnet) => {
+                        let request = job.request.clone().unwrap_or_else(|| self.create_request(now, &job, subnet));
+                        job.request = Some(request.clone());
+                        break Some(request);
+                    }
                     None => {
                         let code = if job.exhausted { "InsufficientFreeAddressesInSubnet" } else { "" };
                         let kind = if job.exhausted { ErrorKind::NoFreeAddress } else { ErrorKind::Refused };
@@ -249,6 +258,8 @@ impl Manager {
                 self.create_step(now, id);
             }
             Err(message) => {
+                // It costs EC2 nothing to ask again soon: the wait does not grow.
+                self.growth.succeed();
                 let (kind, code) = (ErrorKind::Refused, String::new());
                 self.create_failed(now, *job, CloudError { api: "ENIConfig", kind, code, message });
             }
@@ -344,6 +355,7 @@ impl Manager {
                         return self.create_failed(now, *job, error);
                     }
                     job.token = self.random.token();
+                    job.request = None;
                 }
             },
             (Stage::Attach, Ok(Answer::Attachment { id: attachment })) => {
@@ -495,6 +507,12 @@ impl Manager {
         self.out.push(Command::Count(Counter::AllocEniFailed));
         if error.kind.is_exhausted() {
             self.out.push(Command::Count(Counter::AllocAddressesFailed));
+        }
+        if job.made.is_none() && error.kind == ErrorKind::Unknown {
+            // It may have been made: searched for as soon as it is old enough to be told from one being made.
+            let at = now.mono + LOST_AGE;
+            self.left_overs_due = Some(self.left_overs_due.map_or(at, |due| due.min(at)));
+            self.next_look = self.next_look.min(at);
         }
         if let Some(made) = &job.made {
             // It goes again. Once an attach was tried, EC2 is asked whether it happened: no answer is no refusal.

@@ -14,7 +14,7 @@ const TAGS_EVERY: Duration = Duration::from_secs(1800);
 
 impl Manager {
     /// Whether tags of subnets decide about attached interfaces. Under custom networking the ENIConfig decides.
-    fn tags_matter(&self) -> bool {
+    pub(super) fn tags_matter(&self) -> bool {
         self.settings.subnet_discovery && !self.settings.custom_networking && self.settings.ec2
     }
 

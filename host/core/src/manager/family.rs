@@ -60,6 +60,23 @@ impl Manager {
         if self.is_ipv6() { subnet.ipv6_cidr } else { subnet.cidr.map(IpNet::from) }
     }
 
+    /// The store's record of an interface that IMDS shows, which knows of no types.
+    pub(super) fn spec_shown(&self, shown: &AttachedInterface) -> EniSpec {
+        EniSpec {
+            id: shown.eni.clone(),
+            mac: shown.mac.clone(),
+            card: shown.card,
+            device_index: shown.device_index,
+            subnet: shown.subnet.clone(),
+            table: table_of(shown.card, shown.device_index),
+            address: self.own_address(shown.primary, &shown.ipv6),
+            primary: shown.eni == self.settings.instance.primary_eni,
+            trunk: false,
+            efa: false,
+            excluded: false,
+        }
+    }
+
     /// The store's record of an interface that EC2 has described, at its place on a card.
     pub(super) fn spec_of(&self, made: &Interface, card: u32, device_index: u32) -> EniSpec {
         EniSpec {

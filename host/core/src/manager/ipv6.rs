@@ -32,6 +32,9 @@ impl Manager {
         if let Some(at) = self.growth.shut_until(now.mono) {
             return self.ask(at);
         }
+        if self.is_new_here(now) {
+            return self.ask(now.mono + Duration::from_secs(1));
+        }
         if self.minute(now).ec2_calls >= CALLS_PER_MINUTE {
             return self.ask(now.mono + Duration::from_secs(u64::from(self.rest_of_minute(now))));
         }
@@ -48,6 +51,9 @@ impl Manager {
             // Its prefix comes when it is there (spec 03 §7.12).
             if let Err(reason) = self.start_create(now, &CreateEni { card, unit: Unit::Prefix, count: 0 }) {
                 self.log(Level::Debug, format!("card {card} gets no interface: {reason}"));
+                if let Some(at) = self.refused.next(now.mono) {
+                    self.ask(at);
+                }
             }
         }
     }

@@ -28,6 +28,13 @@ impl Manager {
             // UTC texts of one length compare as times; what is not of that form is left alone.
             let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
             let ours = interface.description.starts_with("aws-K8S-");
+            if self.journal.removing.contains(&interface.eni) && self.settings.provisioning {
+                // The last run was about to: whoever made it, and whether or not others are searched for.
+                if !self.is_being_removed(&interface.eni) && !self.is_given_back(&interface.eni, None) {
+                    self.dispose(now, self.spec_of(&interface, 0, 0), false);
+                }
+                continue;
+            }
             let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
             let in_time_form = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z'));
             if ours && !in_time_form && self.settings.provisioning && self.settings.clean_up && !busy {

@@ -7,11 +7,16 @@ use std::time::Duration;
 use super::cards::CardPool;
 use super::jobs::Job;
 use super::pace::retry_delay;
-use super::{JobId, Level, Manager, Now};
+use super::{JobId, Level, Manager, Now, SLOW};
 use crate::cloud::{Answer, CloudError, Device, ErrorKind, Interface, Request, SubnetFacts};
 use crate::ip::IpNet;
 use crate::policy::Standing;
 use crate::store::Time;
+
+/// So long after a start EC2's word is waited for before anything is asked of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After a listing that left out what pods have, EC2 is asked again after so long, then after twice that.
+const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
 /// EC2's view being read.
 #[derive(Debug)]
@@ -36,6 +41,10 @@ enum VerifyStage {
 }
 
 impl Verify {
+    pub fn device_ids(&self) -> impl Iterator<Item = &String> {
+        self.devices.iter().map(|d| &d.eni)
+    }
+
     pub fn retry_at(&self) -> Option<Time> {
         self.retry_at
     }
@@ -44,6 +53,24 @@ impl Verify {
 impl Manager {
     pub(super) fn subnet_standing(&self, subnet: &SubnetFacts) -> Standing {
         self.standing(&subnet.id, &subnet.tags)
+    }
+
+    /// Growth waits a moment for EC2's word after a start where it matters: what is attached and not known as ours yet may
+    /// be all that is needed, and the node's own subnet may be tagged out of use.
+    pub(super) fn is_new_here(&self, now: Now) -> bool {
+        let young = now.mono.saturating_sub(self.booted_at.mono) < PATIENCE;
+        if !young || !self.settings.ec2 || !self.settings.provisioning {
+            return false;
+        }
+        let unheard = !self.listed && (self.tags_matter() || !self.unconfirmed.is_empty());
+        let adopting =
+            |job: &Job| matches!(job, Job::Adopt(a) if self.cards.eni(&a.eni.id).is_some_and(|e| e.excluded));
+        unheard || self.jobs.values().any(adopting)
+    }
+
+    /// How often IMDS is compared with the store. Where others give the addresses, theirs is the pace (spec 01 §8.1).
+    pub(super) fn look_every(&self) -> Duration {
+        if self.settings.provisioning && self.settings.ec2 { SLOW } else { Duration::from_secs(60) }
     }
 
     /// Whether EC2 is being asked.
@@ -168,8 +195,15 @@ impl Manager {
         if job.again {
             self.verify(now);
         } else if self.doubted.any() {
-            // The other source decides.
+            // The other source decides, and EC2 is asked again before long.
+            self.settling = true;
             self.look(now);
+            let pause = (DOUBT_PAUSE * 2u32.saturating_pow(self.doubt_rounds.min(10))).min(SLOW);
+            self.doubt_rounds += 1;
+            self.next_look = self.next_look.min(now.mono + pause);
+            self.listing_wanted = true;
+        } else {
+            self.doubt_rounds = 0;
         }
         self.sweep_soon(now);
         self.ask(now.mono);
@@ -225,6 +259,7 @@ impl Manager {
     }
 
     pub(super) fn looked(&mut self, now: Now, result: Result<Answer, CloudError>) {
+        let settling = std::mem::take(&mut self.settling);
         let list = match result {
             Ok(Answer::Attached(list)) if !list.is_empty() => list,
             Ok(_) => return self.log(Level::Warn, "IMDS lists no interface: ignored".to_owned()),
@@ -232,6 +267,13 @@ impl Manager {
         };
         self.note_blocks(&list);
         self.settle_doubts(now, &list);
+        if settling {
+            return;
+        }
+        if !self.settings.ec2 {
+            return self.follow_imds(now, &list);
+        }
+        let wanted = std::mem::take(&mut self.listing_wanted);
         let shown: HashSet<(String, IpNet)> = list
             .iter()
             .filter(|i| self.cards.eni(&i.eni).is_some())
@@ -248,7 +290,7 @@ impl Manager {
         let others_came = self.cards.iter().any(|card| foreign(card) != card.unmanaged as usize);
         // One that could not be programmed gets another try.
         let unusable = self.unconfirmed.iter().any(|id| self.cards.eni(id).is_some());
-        if shown != held || others_came || unusable {
+        if shown != held || others_came || unusable || wanted {
             return self.verify(now);
         }
         if self.left_overs_due(now) && self.settings.ec2 {

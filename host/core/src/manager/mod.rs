@@ -123,6 +123,17 @@ pub struct Manager {
     tagged_out: HashSet<String>,
     /// What pods hold and EC2 did not list last: gone, if IMDS does not show it either.
     doubted: reconcile::Doubted,
+    /// How often in a row EC2 left out what pods have.
+    doubt_rounds: u32,
+    /// The look under way is about that alone.
+    settling: bool,
+    /// The next look leads to a listing whatever it shows.
+    listing_wanted: bool,
+    /// Set-ups that failed and are tried again, with their blocks.
+    adoptions_due: Vec<adopt::Again>,
+    adoption_tries: HashMap<String, u32>,
+    /// What EC2 denies to take back.
+    giving: Backoff,
     /// The security groups of interfaces other than the primary, as far as they are known.
     groups_of: HashMap<String, Vec<String>>,
     next_groups: Time,
@@ -183,6 +194,12 @@ impl Manager {
             unconfirmed: HashSet::new(),
             tagged_out: HashSet::new(),
             doubted: reconcile::Doubted::default(),
+            doubt_rounds: 0,
+            settling: false,
+            listing_wanted: false,
+            adoptions_due: Vec::new(),
+            adoption_tries: HashMap::new(),
+            giving: Backoff::default(),
             groups_of: HashMap::new(),
             next_groups: groups::EVERY,
             subnet_cidrs: HashMap::new(),
@@ -276,8 +293,9 @@ impl Manager {
         self.announce(now);
         self.sweep(now);
         self.refresh_groups(now);
+        self.adopt_again(now);
         if now.mono >= self.next_look {
-            self.next_look = now.mono + SLOW;
+            self.next_look = now.mono + self.look_every();
             self.look(now);
         }
         self.notice_readiness();
@@ -304,6 +322,7 @@ impl Manager {
         consider(self.waiters.iter().map(|w| w.deadline).min());
         consider(self.jobs.values().filter_map(jobs::Job::retry_at).min());
         consider(self.announce_at);
+        consider(self.adoptions_due.iter().map(adopt::Again::at).min());
         consider(self.sweep_at);
         consider(self.given_back.front().map(release::GivenBack::forgotten_at));
         if !self.waiters.is_empty() {

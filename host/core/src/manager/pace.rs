@@ -66,6 +66,11 @@ impl Backoff {
         self.last = Some(error);
     }
 
+    /// A failure that shuts nothing: the next way to grow is open.
+    pub fn note(&mut self, error: CloudError) {
+        self.last = Some(error);
+    }
+
     pub fn succeed(&mut self) {
         *self = Self::default();
     }
@@ -82,24 +87,42 @@ pub(super) fn retry_delay(first: Duration, attempt: u32, random: &mut Random) ->
     random.jitter(delay, 15)
 }
 
-/// What EC2 has said no to, by subnet and unit.
+/// What EC2 has said no to: subnets by unit, and interfaces.
 #[derive(Debug, Default)]
-pub(super) struct Refused(HashMap<(String, Unit), Time>);
+pub(super) struct Refused {
+    subnets: HashMap<(String, Unit), Time>,
+    enis: HashMap<String, Time>,
+}
 
 impl Refused {
     /// Spec 01 §1.9: inclusive, hence strictly after.
     const FOR: Duration = Duration::from_secs(120);
 
     pub fn refuse(&mut self, subnet: &str, unit: Unit, now: Time) {
-        self.0.insert((subnet.to_owned(), unit), now + Self::FOR);
+        self.subnets.insert((subnet.to_owned(), unit), now + Self::FOR);
+    }
+
+    /// An interface that takes no addresses, for a reason that is not its subnet's: others are grown meanwhile.
+    pub fn refuse_eni(&mut self, eni: &str, now: Time) {
+        self.enis.retain(|_, until| *until >= now);
+        self.enis.insert(eni.to_owned(), now + Self::FOR);
+    }
+
+    pub fn eni_until(&self, eni: &str, now: Time) -> Option<Time> {
+        self.enis.get(eni).copied().filter(|until| *until >= now)
     }
 
     pub fn until(&self, subnet: &str, unit: Unit, now: Time) -> Option<Time> {
-        self.0.get(&(subnet.to_owned(), unit)).copied().filter(|until| *until >= now)
+        self.subnets.get(&(subnet.to_owned(), unit)).copied().filter(|until| *until >= now)
     }
 
     pub fn next(&self, now: Time) -> Option<Time> {
-        self.0.values().filter(|until| **until >= now).min().map(|until| *until + Duration::from_millis(1))
+        self.subnets
+            .values()
+            .chain(self.enis.values())
+            .filter(|until| **until >= now)
+            .min()
+            .map(|until| *until + Duration::from_millis(1))
     }
 }
 

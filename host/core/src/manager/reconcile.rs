@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::cards::{INSTANCE_TAG, is_managed};
 use super::jobs::Job;
 use super::listing::Verify;
+use super::types::Block;
 use super::{Command, Level, Manager, Now, Reconciled};
 use crate::cloud::{AttachedInterface, Interface, Request};
 use crate::ip::IpNet;
-use crate::store::{Change, Time};
+use crate::store::{Change, Error as StoreError, Time};
 
 /// EC2 may be behind by so much: younger things are not dropped on its word.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -31,7 +32,11 @@ impl Doubted {
 impl Manager {
     /// Brings the store in step with what EC2 says.
     pub(super) fn apply(&mut self, now: Now, job: &Verify) {
-        self.listed = true;
+        if !self.listed {
+            self.listed = true;
+            // What was decided before, was decided without this.
+            self.decided = false;
+        }
         self.doubted = Doubted::default();
         let mut unmanaged: BTreeMap<u32, u32> = BTreeMap::new();
         for interface in &job.interfaces {
@@ -164,18 +169,21 @@ impl Manager {
             self.cards.cidrs(id, now.mono).map(|c| (c.net, c.assigned, c.since)).collect();
         for (net, assigned, since) in held {
             if listed.contains(&net) {
+                if let Some(store) = self.cards.store_of(id) {
+                    store.doubt(id, net, false);
+                }
                 continue;
             }
             // What only IMDS told at the start may be stale (spec 03 W-13): should EC2 be behind, the next listing has it.
             let settled = since + SETTLED < started;
+            let Some(store) = self.cards.store_of(id) else { continue };
             if assigned > 0 {
-                self.log(Level::Warn, format!("EC2 does not list {net} of {id}, but a pod has it: IMDS is asked"));
                 if settled {
+                    store.doubt(id, net, true);
                     self.doubted.blocks.push((id.to_owned(), net));
                 }
-            } else if (settled || since == self.booted_at.mono)
-                && self.cards.store_of(id).is_some_and(|s| s.take_cidr(id, net, now.mono).is_ok())
-            {
+                self.log(Level::Warn, format!("EC2 does not list {net} of {id}, but a pod has it: IMDS is asked"));
+            } else if (settled || since == self.booted_at.mono) && store.force_cidr(id, net).is_ok() {
                 self.log(Level::Warn, format!("EC2 does not list {net} of {id}: no pod gets it any more"));
                 self.out.push(Command::Reconciled { what: Reconciled::BlockRemoved, items: 1 });
                 if !settled {
@@ -187,13 +195,25 @@ impl Manager {
         self.out.push(Command::Reconciled { what: Reconciled::BlockConfirmed, items: confirmed });
         let before = self.journal.returning.len();
         let (jobs, given_back) = (&self.jobs, &self.given_back);
-        // Left from the last run: gone by now, or still here and used again.
+        // Left from the last run: gone by now, or still here, and its call may still have its effect: it is made again.
+        let mut again = Vec::new();
+        let may_call = self.settings.provisioning;
         self.journal.returning.retain(|(eni, text)| {
             let under_way = jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, text)));
-            eni != id || under_way || given_back.iter().any(|g| g.is(eni, Some(text)))
+            if eni != id || under_way || given_back.iter().any(|g| g.is(eni, Some(text))) {
+                return true;
+            }
+            let Some(net) = listed.iter().find(|net| net.to_string() == *text).filter(|_| may_call) else {
+                return false;
+            };
+            again.push(Block { eni: eni.clone(), net: *net });
+            true
         });
         if self.journal.returning.len() != before {
             self.write_journal();
+        }
+        if !again.is_empty() {
+            self.tell_ec2_of(now, id, &again);
         }
         let fresh: Vec<IpNet> = listed.iter().copied().filter(|net| !self.is_returning(id, *net)).collect();
         self.add_blocks(now, id, self.settings.unit, &fresh);
@@ -205,7 +225,9 @@ impl Manager {
 
     /// Interfaces of the store that EC2 does not list.
     fn drop_missing(&mut self, now: Now, job: &Verify) {
-        let listed: HashSet<&str> = job.interfaces.iter().map(|i| i.eni.as_str()).collect();
+        // Either list may be short: one that any of them names is there.
+        let listed: HashSet<&str> =
+            job.interfaces.iter().map(|i| &i.eni).chain(job.device_ids()).map(String::as_str).collect();
         let missing: Vec<String> = self
             .cards
             .enis()
@@ -214,7 +236,12 @@ impl Manager {
             .collect();
         for id in missing {
             let Some(store) = self.cards.store_of(&id) else { continue };
-            match store.take_eni(&id, now.mono) {
+            let taken = match store.take_eni(&id, now.mono) {
+                // What rests on it rests for nobody.
+                Err(StoreError::Cooling) => store.force_eni(&id).map(|(eni, _)| eni),
+                other => other,
+            };
+            match taken {
                 Ok(eni) => {
                     self.forget_adoption(&id);
                     self.journal.managed.retain(|e| *e != id);
@@ -226,10 +253,63 @@ impl Manager {
                 }
                 Err(error) => {
                     self.log(Level::Warn, format!("EC2 does not list {id}: {error}; IMDS is asked"));
+                    // New pods go elsewhere until it is listed again, and programmed.
+                    self.unconfirmed.insert(id.clone());
+                    self.settle_service(&id);
                     self.doubted.enis.push(id);
                 }
             }
         }
+    }
+
+    /// Brings the stores in step with IMDS where it is the only source (ENABLE_IMDS_ONLY_MODE): what comes is used, what is
+    /// not shown goes if no pod has it.
+    pub(super) fn follow_imds(&mut self, now: Now, shown: &[AttachedInterface]) {
+        for interface in shown {
+            let usable = self.cards.get(interface.card).is_some() && self.spec_shown(interface).address.is_some();
+            if !usable || self.is_being_made(&interface.eni) {
+                continue;
+            }
+            let nets = self.blocks_shown(interface);
+            if self.cards.eni(&interface.eni).is_none() {
+                self.out.push(Command::Reconciled { what: Reconciled::EniAdded, items: 1 });
+                let spec = self.spec_shown(interface);
+                self.adopt(spec, nets);
+                continue;
+            }
+            let gone: Vec<IpNet> = self
+                .cards
+                .cidrs(&interface.eni, now.mono)
+                .filter(|c| c.assigned == 0 && c.since + SETTLED < now.mono && !nets.contains(&c.net))
+                .map(|c| c.net)
+                .collect();
+            for net in gone {
+                if self.cards.store_of(&interface.eni).is_some_and(|s| s.force_cidr(&interface.eni, net).is_ok()) {
+                    self.log(
+                        Level::Warn,
+                        format!("IMDS does not show {net} of {}: no pod gets it any more", interface.eni),
+                    );
+                    self.out.push(Command::Reconciled { what: Reconciled::BlockRemoved, items: 1 });
+                }
+            }
+            self.add_blocks(now, &interface.eni, self.settings.unit, &nets);
+        }
+        let gone: Vec<String> = self
+            .cards
+            .enis()
+            .filter(|(e, since)| !e.primary && *since + SETTLED < now.mono && !shown.iter().any(|i| i.eni == e.id))
+            .map(|(e, _)| e.id.clone())
+            .collect();
+        for id in gone {
+            let Some(Ok(eni)) = self.cards.store_of(&id).map(|s| s.take_eni(&id, now.mono)) else { continue };
+            self.forget_adoption(&id);
+            self.journal.managed.retain(|e| *e != id);
+            self.write_journal();
+            self.log(Level::Warn, format!("IMDS does not show {id}: it is dropped"));
+            self.out.push(Command::Reconciled { what: Reconciled::EniRemoved, items: 1 });
+            self.out.push(Command::TearDownEni { eni });
+        }
+        self.ask(now.mono);
     }
 
     /// What pods hold goes only when both sources say that it is gone (spec 01 §8.3, §8.4): then no packet of theirs gets

@@ -135,36 +135,43 @@ impl Manager {
         self.write_journal();
         let mut started = Vec::new();
         for (eni, list) in by_eni {
-            let nets: Vec<Ipv4Net> = list.iter().filter_map(|b| b.net.as_ipv4()).collect();
-            let (singles, prefixes): (Vec<_>, Vec<_>) = nets.iter().partition(|n| n.length() == 32);
             started.push(format!("release {} of {eni}", list.len()));
-            // One call for each kind (spec 01 §5).
-            for (addresses, prefixes) in [(Vec::new(), prefixes), (singles, Vec::new())] {
-                if addresses.is_empty() && prefixes.is_empty() {
-                    continue;
-                }
-                let nets: Vec<Ipv4Net> = addresses.iter().chain(&prefixes).copied().collect();
-                let blocks = list.iter().filter(|b| b.net.as_ipv4().is_some_and(|n| nets.contains(&n))).cloned();
-                let request = Request::UnassignPrivateIpAddresses {
-                    eni: eni.clone(),
-                    addresses: addresses.iter().map(|n| n.network()).collect(),
-                    prefixes,
-                };
-                let retry = Retry { at: None, attempt: 1, request: request.clone() };
-                let id = self.start(Job::Release(Release { blocks: blocks.collect(), retry }));
-                self.call(now, id, request);
-            }
+            self.tell_ec2_of(now, &eni, &list);
         }
         started
     }
 
+    /// Has blocks of an interface taken back that are in the journal and in no store: one call for each kind (spec 01 §5).
+    pub(super) fn tell_ec2_of(&mut self, now: Now, eni: &str, list: &[Block]) {
+        let nets: Vec<Ipv4Net> = list.iter().filter_map(|b| b.net.as_ipv4()).collect();
+        let (singles, prefixes): (Vec<_>, Vec<_>) = nets.iter().partition(|n| n.length() == 32);
+        for (addresses, prefixes) in [(Vec::new(), prefixes), (singles, Vec::new())] {
+            if addresses.is_empty() && prefixes.is_empty() {
+                continue;
+            }
+            let nets: Vec<Ipv4Net> = addresses.iter().chain(&prefixes).copied().collect();
+            let blocks = list.iter().filter(|b| b.net.as_ipv4().is_some_and(|n| nets.contains(&n))).cloned();
+            let request = Request::UnassignPrivateIpAddresses {
+                eni: eni.to_owned(),
+                addresses: addresses.iter().map(|n| n.network()).collect(),
+                prefixes,
+            };
+            let retry = Retry { at: None, attempt: 1, request: request.clone() };
+            let id = self.start(Job::Release(Release { blocks: blocks.collect(), retry }));
+            self.call(now, id, request);
+        }
+    }
+
     pub(super) fn released(&mut self, now: Now, id: JobId, mut job: Release, result: Result<Answer, CloudError>) {
         match result {
-            Ok(_) => self.given_back.extend(job.blocks.iter().map(|b| GivenBack {
-                at: now.mono,
-                eni: b.eni.clone(),
-                net: Some(b.net.to_string()),
-            })),
+            Ok(_) => {
+                self.giving.succeed();
+                self.given_back.extend(job.blocks.iter().map(|b| GivenBack {
+                    at: now.mono,
+                    eni: b.eni.clone(),
+                    net: Some(b.net.to_string()),
+                }));
+            }
             Err(error) if matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {
                 job.retry.attempt += 1;
                 let delay = retry_delay(Duration::from_secs(5), job.retry.attempt - 1, &mut self.random);
@@ -176,6 +183,9 @@ impl Manager {
             Err(error) => {
                 // EC2 has another view of the interface: what is there is looked at, not guessed.
                 self.log(Level::Warn, format!("addresses could not be given back: {error}"));
+                if error.kind == ErrorKind::Unauthorized {
+                    self.giving.fail(now.mono, error, &mut self.random);
+                }
                 self.returned(&job.blocks);
                 self.verify(now);
             }

@@ -108,6 +108,9 @@ impl Manager {
                 if job.retry.attempt >= REMOVE_TRIES || hopeless {
                     self.out.push(Command::Count(Counter::FreeEniFailed));
                     self.log(Level::Error, format!("{} is left behind: {error}", job.eni.id));
+                    if hopeless {
+                        self.giving.fail(now.mono, error, &mut self.random);
+                    }
                     self.journal.removing.retain(|e| *e != job.eni.id);
                     self.write_journal();
                     // If it is still attached it is used again, else it is a left-over.

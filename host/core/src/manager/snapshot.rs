@@ -214,8 +214,9 @@ impl Manager {
             Gate::Open if left == 0 => Gate::OpensIn(rest_of_minute),
             other => other,
         };
-        let tidying = self.is_tidying(now);
-        let after = |last: Option<Time>, gap| last.map(|l| l + gap).filter(|when| *when > t);
+        let tidying = self.is_tidying(now) || self.is_new_here(now);
+        let denied = self.giving.shut_until(t);
+        let after = |last: Option<Time>, gap| last.map(|l| l + gap).filter(|when| *when > t).max(denied);
         Gates {
             grow: shut(if tidying { Gate::OpensIn(1) } else { at(self.growth.shut_until(t)) }, off || ipv6 || cordoned),
             release: shut(at(after(self.last_trim, TRIM_GAP)), off || ipv6),

@@ -188,3 +188,17 @@ fn without_ec2_what_imds_shows_is_used() {
     let refused = w.m.add(now, &Key::new("n", "1", "eth0"), &PodMeta::default(), Wanted::One);
     assert!(matches!(refused, Add::Refused(Refusal::Off(_))), "{refused:?}");
 }
+
+#[test]
+fn a_full_subnet_is_asked_again_when_it_has_rested() {
+    let mut ec2 = ec2();
+    ec2.free = 0;
+    let role = |value: &str| vec![("kubernetes.io/role/cni".to_owned(), value.to_owned())];
+    (ec2.subnet_tags, ec2.second_subnet) = (role("0"), Some(role("1")));
+    let mut w = World::with(ipv6(), ec2, 0, Journal::default());
+    w.run(20);
+    assert!(w.m.readiness().is_err());
+    w.ec2.free = 50;
+    w.run(200);
+    assert!(w.m.readiness().is_ok(), "{:?} {:?}", w.calls, w.logs);
+}

@@ -193,3 +193,194 @@ fn a_left_over_without_a_time_is_given_one_before_it_goes() {
     w.run(8000);
     assert!(!w.ec2.enis.contains_key("eni-lost"));
 }
+
+/// eni-a with two addresses beside an empty primary.
+fn two_on_second() -> Ec2 {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let two = [Ipv4Addr::new(10, 0, 1, 3), Ipv4Addr::new(10, 0, 1, 4)];
+    ec2.enis.insert("eni-a".to_owned(), (Some(1), two.into()));
+    ec2
+}
+
+fn managed() -> Journal {
+    Journal { managed: vec!["eni-a".to_owned()], ..Journal::default() }
+}
+
+#[test]
+fn sources_that_disagree_for_long_are_asked_seldom() {
+    let mut w = with_pod_on_second();
+    w.ec2.stale = w.ec2.attached().into_iter().filter(|i| i.eni == "eni-a").collect();
+    w.ec2.enis.get_mut("eni-a").unwrap().1.clear();
+    // And an interface that cannot be programmed.
+    w.set_up_fails = true;
+    w.ec2.enis.insert("eni-b".to_owned(), (Some(2), BTreeSet::new()));
+    let before = w.calls.len();
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(30);
+    assert!(w.calls.len() - before < 20, "{} calls in 30 s: {:?}", w.calls.len() - before, &w.calls[before..]);
+    w.run(3600);
+    assert!(w.calls.len() - before < 250, "{} calls in an hour", w.calls.len() - before);
+    assert_eq!(w.lookup("1").as_deref(), Some("10.0.1.3"));
+}
+
+#[test]
+fn a_block_that_ec2_does_not_list_gets_no_new_pods() {
+    let mut ec2 = Ec2 { free: 50, free_prefixes: 9, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let net: Ipv4Net = "10.1.0.16/28".parse().unwrap();
+    ec2.prefixes.insert("eni-0".to_owned(), [net].into());
+    let mut w = World::with(Settings { unit: Unit::Prefix, ..settings() }, ec2, 0, Journal::default());
+    w.run(5);
+    w.add("1").unwrap();
+    w.run(100);
+    w.ec2.stale = w.ec2.attached();
+    w.ec2.prefixes.get_mut("eni-0").unwrap().remove(&net);
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(5);
+    assert!(w.add("2").is_err(), "it may be another node's: {:?}", w.logs);
+    // EC2 was behind.
+    w.ec2.prefixes.get_mut("eni-0").unwrap().insert(net);
+    w.run(100);
+    assert!(w.add("3").unwrap().starts_with("10.1."), "{:?}", w.logs);
+}
+
+#[test]
+fn what_ec2_does_not_list_does_not_come_back_once_it_has_cooled() {
+    let mut w = with_pod_on_second();
+    w.del("1");
+    w.ec2.enis.get_mut("eni-a").unwrap().1.remove(&Ipv4Addr::new(10, 0, 1, 3));
+    let now = w.now();
+    w.m.verify(now);
+    w.commands();
+    w.run(40);
+    assert_ne!(w.add("2").ok().as_deref(), Some("10.0.1.3"));
+    w.check();
+}
+
+#[test]
+fn without_ec2_imds_is_the_source() {
+    let s = Settings { provisioning: false, ec2: false, ..settings() };
+    let mut w = World::with(s, two_on_second(), 0, Journal::default());
+    w.run(100);
+    assert_eq!(w.add("1").unwrap(), "10.0.1.3", "spec 03 §13: nothing is known to be others'");
+    w.ec2.enis.get_mut("eni-0").unwrap().1.insert(Ipv4Addr::new(10, 0, 1, 9));
+    w.ec2.enis.get_mut("eni-a").unwrap().1.remove(&Ipv4Addr::new(10, 0, 1, 4));
+    w.ec2.enis.insert("eni-b".to_owned(), (Some(2), [Ipv4Addr::new(10, 0, 1, 8)].into()));
+    w.run(200);
+    let free: BTreeSet<String> = (2..4).map(|n| w.add(&n.to_string()).unwrap()).collect();
+    assert_eq!(free, ["10.0.1.8".to_owned(), "10.0.1.9".to_owned()].into());
+    w.check();
+}
+
+#[test]
+fn a_node_without_a_journal_makes_no_interface_before_it_knows_what_it_has() {
+    let mut ec2 = two_on_second();
+    let ip = |n| Ipv4Addr::new(10, 0, 1, n);
+    ec2.enis.get_mut("eni-0").unwrap().1.extend([ip(10), ip(11), ip(12)]);
+    ec2.enis.get_mut("eni-a").unwrap().1.insert(ip(5));
+    let mut w = World::on(ec2, 5, Journal::default());
+    w.run(10);
+    assert_eq!(w.count("CreateNetworkInterface"), 0, "{:?}", w.calls);
+    w.check();
+}
+
+#[test]
+fn a_primary_tagged_out_is_asked_for_nothing() {
+    let mut ec2 = Ec2 { free: 50, subnet_tags: tagged_out(), ..Ec2::default() };
+    ec2.second_subnet = Some(vec![(ROLE_TAG.to_owned(), "1".to_owned())]);
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let mut w = World::on(ec2, 2, Journal::default());
+    w.run(60);
+    assert_eq!((w.count("AssignPrivateIpAddresses"), w.count("CreateNetworkInterface")), (0, 1), "{:?}", w.calls);
+    w.check();
+}
+
+#[test]
+fn an_interface_that_refuses_does_not_stop_the_others() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    let ip = |n| Ipv4Addr::new(10, 0, 1, n);
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), [ip(1), ip(2), ip(3)].into()));
+    ec2.enis.insert("eni-bad".to_owned(), (Some(1), BTreeSet::new()));
+    let mut w = World::on(ec2, 0, Journal { managed: vec!["eni-bad".to_owned()], ..Journal::default() });
+    w.run(5);
+    for n in 0..3 {
+        w.add(&n.to_string()).unwrap();
+    }
+    let id = w.add("4").unwrap_err();
+    w.run(7);
+    assert!(w.answers[&id].is_ok(), "{:?} {:?}", w.answers, w.calls);
+    let before = w.count("AssignPrivateIpAddresses");
+    w.run(100);
+    assert!(w.count("AssignPrivateIpAddresses") <= before + 1, "it rests");
+}
+
+#[test]
+fn a_creation_without_an_answer_is_asked_for_again_to_the_letter() {
+    let mut w = World::new(100, 0);
+    w.run(2);
+    w.warm = 5;
+    // The fake compares what is asked under one token.
+    w.ec2.faults = [("CreateNetworkInterface", ErrorKind::Unknown)].into();
+    let now = w.now();
+    w.m.handle(now, Event::PolicyChanged);
+    w.commands();
+    w.run(20);
+    assert_eq!(w.count("CreateNetworkInterface"), 2, "{:?}", w.calls);
+    w.check();
+}
+
+#[test]
+fn a_removal_that_was_cut_short_is_finished_whatever_is_switched_off() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-x".to_owned(), (None, BTreeSet::new()));
+    let journal = Journal { removing: vec!["eni-x".to_owned()], ..Journal::default() };
+    let mut w = World::with(Settings { clean_up: false, ..settings() }, ec2, 0, journal);
+    w.run(10);
+    assert!(!w.ec2.enis.contains_key("eni-x"), "{:?}", w.calls);
+}
+
+#[test]
+fn a_set_up_that_failed_is_tried_again_soon() {
+    let mut w = World::on(two_on_second(), 0, Journal::default());
+    w.set_up_fails = true;
+    w.run(3);
+    assert!(w.m.cards().eni("eni-a").unwrap().excluded);
+    w.set_up_fails = false;
+    w.run(12);
+    assert!(!w.m.cards().eni("eni-a").unwrap().excluded, "{:?}", w.logs);
+    w.check();
+}
+
+#[test]
+fn a_set_up_that_took_long_brings_nothing_stale_back() {
+    let mut w = World::on(two_on_second(), 0, managed());
+    w.ec2.enis.get_mut("eni-a").unwrap().1.remove(&Ipv4Addr::new(10, 0, 1, 3));
+    // The set-up of the start is answered after EC2 was heard.
+    w.queue.retain(|_, event| !matches!(event, Event::EniReady { .. }));
+    let job = *w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Adopt(_))).unwrap().0;
+    w.later(500, Event::EniReady { job, result: Ok(()) });
+    w.run(5);
+    assert_eq!(w.m.cards().slots_used("eni-a"), Some(1), "{:?}", w.logs);
+    w.check();
+}
+
+#[test]
+fn a_release_that_ec2_denies_is_asked_for_less_and_less() {
+    let mut w = World::new(100, 2);
+    w.run(5);
+    w.warm = 0;
+    w.release_all = true;
+    w.ec2.faults = vec![("UnassignPrivateIpAddresses", ErrorKind::Unauthorized); 100].into();
+    let now = w.now();
+    w.m.handle(now, Event::PolicyChanged);
+    w.commands();
+    w.run(1200);
+    let tried = w.count("UnassignPrivateIpAddresses");
+    assert!((2..=12).contains(&tried), "{tried}");
+}
