@@ -133,10 +133,18 @@ impl Pool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, and the time: of this order, or an event could look older to the manager than the one before it, and an
+    /// answer of the policy newer than a pod that it knew nothing of.
+    fn lock_now(&self) -> (MutexGuard<'_, Inner>, Now) {
+        let inner = self.lock();
+        let now = self.edges.clock.now();
+        (inner, now)
+    }
+
     /// Looks at the manager.
     pub fn look<T>(&self, f: impl FnOnce(&mut Manager, Now) -> T) -> T {
-        let now = self.edges.clock.now();
-        f(&mut self.lock().manager, now)
+        let (mut inner, now) = self.lock_now();
+        f(&mut inner.manager, now)
     }
 
     /// Who decides, and what was decided.
@@ -167,8 +175,7 @@ impl Pool {
     /// # Errors
     /// [`AddError`].
     pub async fn add(self: &Arc<Self>, key: &Key, pod: &PodMeta, wanted: Wanted) -> Result<Vec<Assigned>, AddError> {
-        let now = self.edges.clock.now();
-        let (assigned, written) = match self.begin(now, key, pod, wanted)? {
+        let (assigned, written) = match self.begin(key, pod, wanted)? {
             Begun::Done(assigned, written) => (assigned, written),
             Begun::Waits(id, receiver) => self.wait(id, receiver).await?,
         };
@@ -179,8 +186,8 @@ impl Pool {
     }
 
     /// The part of an ADD that is done under the lock.
-    fn begin(&self, now: Now, key: &Key, pod: &PodMeta, wanted: Wanted) -> Result<Begun, AddError> {
-        let mut inner = self.lock();
+    fn begin(&self, key: &Key, pod: &PodMeta, wanted: Wanted) -> Result<Begun, AddError> {
+        let (mut inner, now) = self.lock_now();
         let begun = match inner.manager.add(now, key, pod, wanted) {
             Add::Assigned(assigned) => {
                 let written = self.note(&mut inner, changes(&assigned));
@@ -221,9 +228,8 @@ impl Pool {
     /// # Errors
     /// [`DelError`].
     pub async fn del(&self, key: &Key) -> Result<Vec<Released>, DelError> {
-        let now = self.edges.clock.now();
         let (released, written) = {
-            let mut inner = self.lock();
+            let (mut inner, now) = self.lock_now();
             let result = inner.manager.del(now, key);
             let written = match &result {
                 Ok(released) => self.note(&mut inner, released.iter().map(|r| r.change.clone()).collect()),
@@ -254,8 +260,7 @@ impl Pool {
 
     /// Tells the manager that something happened.
     pub fn tell(&self, event: Event) {
-        let now = self.edges.clock.now();
-        let mut inner = self.lock();
+        let (mut inner, now) = self.lock_now();
         inner.manager.handle(now, event);
         self.drain(&mut inner);
     }
@@ -369,8 +374,7 @@ impl Pool {
         let policy = PolicyThread::start(&self);
         loop {
             let deadline = {
-                let now = self.edges.clock.now();
-                let mut inner = self.lock();
+                let (mut inner, now) = self.lock_now();
                 if inner.stopping {
                     return;
                 }
@@ -386,8 +390,7 @@ impl Pool {
                 },
                 () = self.nearer.notified() => {}
                 () = tokio::time::sleep_until(deadline.into()) => {
-                    let now = self.edges.clock.now();
-                    let mut inner = self.lock();
+                    let (mut inner, now) = self.lock_now();
                     inner.manager.tick(now);
                     self.drain(&mut inner);
                 }
