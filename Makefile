@@ -6,7 +6,8 @@ VECTORS ?= tests/vectors
 .PHONY: help setup build plugin demo test check rings conformance bench scenarios policies fmt doc clean
 
 help:
-	@echo 'make demo          the main job on the simulated AWS: pods get VPC addresses (root)'
+	@echo 'make demo          the main job on the simulated AWS: pods get VPC addresses (root);'
+	@echo '                   MODE=secondary|prefix|custom|ipv6|multinic|discovery'
 	@echo 'make test          format, lints, every test ring, docs'
 	@echo 'make conformance   run vectors: VECTORS=DIR (default tests/vectors)'
 	@echo 'make bench         the figures, each beside its floor (root; release build)'
@@ -26,7 +27,9 @@ build: setup
 plugin: setup
 	cni/aws-cni/build.sh
 
-demo: setup plugin
+demo:
+	@tests/demo/run.sh --check
+	@$(MAKE) --no-print-directory plugin
 	cargo build --locked --workspace --all-targets
 	tests/demo/run.sh
 

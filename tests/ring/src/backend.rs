@@ -1,11 +1,13 @@
 //! The daemon's gRPC as the plugin calls it, without a plugin.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reservoir_rpc::cni_backend_client::CniBackendClient;
-use reservoir_rpc::{AddNetworkRequest, DelNetworkRequest, REASON_POD_DELETED, UNKNOWN_POD, VERSION, reason, uds};
+use reservoir_rpc::{
+    AddNetworkRequest, DelNetworkRequest, IpAllocationMetadata, REASON_POD_DELETED, UNKNOWN_POD, VERSION, reason, uds,
+};
 use tonic::{Code, Request};
 
 /// A client that dials anew for each call, as a plugin does.
@@ -14,6 +16,8 @@ pub struct Backend {
     socket: PathBuf,
     /// What the caller grants a call.
     pub deadline: Duration,
+    /// Its pods ask for an address on every card.
+    pub multi_nic: bool,
 }
 
 /// What a call came to.
@@ -26,13 +30,13 @@ pub enum Outcome<T> {
     NoAnswer(String),
 }
 
-/// What DEL gave back: address and route table; none if the daemon did not know the pod.
-pub type Freed = Option<(Ipv4Addr, i32)>;
+/// What DEL gave back: addresses with their route tables; none if the daemon did not know the pod.
+pub type Freed = Vec<(IpAddr, i32)>;
 
 impl Backend {
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), deadline: Duration::from_secs(15) }
+        Self { socket: socket.to_owned(), deadline: Duration::from_secs(15), multi_nic: false }
     }
 
     async fn client(&self) -> Result<CniBackendClient<uds::Connection>, String> {
@@ -40,8 +44,8 @@ impl Backend {
         Ok(CniBackendClient::new(connection))
     }
 
-    /// ADD of the pod `name` in the namespace `default`.
-    pub async fn add(&self, container: &str, name: &str) -> Outcome<Ipv4Addr> {
+    /// ADD of the pod `name` in the namespace `default`: its addresses, at least one.
+    pub async fn add(&self, container: &str, name: &str) -> Outcome<Vec<IpAddr>> {
         let mut client = match self.client().await {
             Ok(client) => client,
             Err(error) => return Outcome::NoAnswer(error),
@@ -55,7 +59,7 @@ impl Backend {
             network_name: "aws-cni".to_owned(),
             container_id: container.to_owned(),
             client_version: VERSION.to_owned(),
-            requires_multi_nic_attachment: false,
+            requires_multi_nic_attachment: self.multi_nic,
         };
         let mut request = Request::new(request);
         request.set_timeout(self.deadline);
@@ -68,10 +72,10 @@ impl Backend {
                 if !reply.success {
                     return Outcome::Refused(why.unwrap_or_else(|| "no reason given".to_owned()));
                 }
-                let address = reply.ip_allocation_metadata.first().map(|m| m.ipv4_addr.clone()).unwrap_or_default();
-                match address.parse() {
-                    Ok(address) => Outcome::Done(address),
-                    Err(_) => Outcome::Refused(format!("a reply without an address: {reply:?}")),
+                let addresses: Option<Vec<IpAddr>> = reply.ip_allocation_metadata.iter().map(address).collect();
+                match addresses.filter(|all| !all.is_empty()) {
+                    Some(addresses) => Outcome::Done(addresses),
+                    None => Outcome::Refused(format!("a reply without an address: {reply:?}")),
                 }
             }
         }
@@ -97,13 +101,18 @@ impl Backend {
         match tokio::time::timeout(self.deadline, client.del_network(Request::new(request))).await {
             Err(_) => Outcome::NoAnswer("no answer in time".to_owned()),
             Ok(Err(status)) if status.code() == Code::NotFound || status.message().contains(UNKNOWN_POD) => {
-                Outcome::Done(None)
+                Outcome::Done(Freed::new())
             }
             Ok(Err(status)) => Outcome::NoAnswer(status.to_string()),
             Ok(Ok(response)) => {
-                let first = response.into_inner().ip_allocation_metadata.into_iter().next();
-                Outcome::Done(first.and_then(|m| Some((m.ipv4_addr.parse().ok()?, m.route_table_id))))
+                let entries = response.into_inner().ip_allocation_metadata;
+                Outcome::Done(entries.iter().filter_map(|m| Some((address(m)?, m.route_table_id))).collect())
             }
         }
     }
+}
+
+fn address(entry: &IpAllocationMetadata) -> Option<IpAddr> {
+    let text = if entry.ipv4_addr.is_empty() { &entry.ipv6_addr } else { &entry.ipv4_addr };
+    text.parse().ok()
 }

@@ -1,12 +1,16 @@
 //! Runs a network configuration list as libcni does (CNI specification 1.1.0, section 3): each plugin gets its own
 //! configuration with the list's name and version and the result of the one before.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
+
+/// The capability of containerd and CRI-O that tells plugins a pod's annotations.
+pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 /// A list, and where its plugins are.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub struct Attachment {
     pub ifname: String,
     pub namespace: String,
     pub pod: String,
+    /// The pod's, for plugins that declare that they want them.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Cni {
@@ -82,8 +88,13 @@ impl Cni {
         let mut config: Map<String, Value> = plugin.as_object().cloned().unwrap_or_default();
         config.insert("name".to_owned(), self.list["name"].clone());
         config.insert("cniVersion".to_owned(), self.list["cniVersion"].clone());
-        if config.remove("capabilities").is_some_and(|c| c["portMappings"] == json!(true)) {
-            config.insert("runtimeConfig".to_owned(), json!({ "portMappings": [] }));
+        if let Some(capabilities) = config.remove("capabilities") {
+            let offered = [("portMappings", json!([])), (POD_ANNOTATIONS, json!(attachment.annotations))];
+            let wanted = offered.into_iter().filter(|(name, _)| capabilities[*name] == json!(true));
+            let given: Map<String, Value> = wanted.map(|(name, value)| (name.to_owned(), value)).collect();
+            if !given.is_empty() {
+                config.insert("runtimeConfig".to_owned(), Value::Object(given));
+            }
         }
         if !previous.is_null() {
             config.insert("prevResult".to_owned(), previous.clone());

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`demo`] | `make demo` |
 //! | [`node`] | starts and ends it all; the daemon can be killed and started again |
+//! | [`cluster`] | an API server in the node's namespace |
 //! | [`cni`] | runs a configuration list as a container runtime does |
 //! | [`backend`] | the daemon's gRPC without a plugin |
 //! | [`traffic`] | TCP and UDP between namespaces |
@@ -13,6 +14,7 @@
 //! | [`skip`] | says loudly what cannot run here |
 
 pub mod backend;
+pub mod cluster;
 pub mod cni;
 pub mod demo;
 pub mod node;

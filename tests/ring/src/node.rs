@@ -1,16 +1,20 @@
 //! The node under test. All names carry the process id, and everything is taken down when it is dropped.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use reservoir_kube::testing::Objects;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::cluster::Cluster;
 use crate::cni::{Attachment, Cni};
 use crate::shell::{get, in_netns, run};
 
@@ -72,6 +76,7 @@ pub struct Node {
     ec2: String,
     imds: String,
     daemon: Option<Child>,
+    cluster: Option<Cluster>,
     cni: Cni,
     pods: Vec<String>,
 }
@@ -83,7 +88,10 @@ pub struct Pod {
     pub netns: String,
     pub attachment: Attachment,
     pub result: Value,
+    /// Of its first interface.
     pub ip: String,
+    /// Of all its interfaces, in their order.
+    pub ips: Vec<String>,
     pub took: Duration,
 }
 
@@ -124,6 +132,10 @@ impl Node {
         let netns = format!("rn{tag}");
         // The kubelet's part (spec 05: the daemon leaves it alone); without it no pod reaches further than the node.
         in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        if is_ipv6(&options) {
+            // In an IPv6 cluster it is the init container's (spec 05).
+            in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"])?;
+        }
         let socket = dir.path().join("ipamd.sock");
         let list = conflist(&socket, dir.path(), options.portmap);
         let plugin_dir = dir.path().join("bin");
@@ -131,7 +143,16 @@ impl Node {
         fs::copy(&options.plugin, plugin_dir.join("aws-cni"))
             .with_context(|| format!("{} is missing; run cni/aws-cni/build.sh", options.plugin.display()))?;
         let cni = Cni::new(&list, &[&plugin_dir, Path::new(STANDARD_PLUGINS)], &netns)?;
-        Ok(Self { options, tag, dir, sim, ec2, imds, daemon: None, cni, pods: Vec::new() })
+        Ok(Self { options, tag, dir, sim, ec2, imds, daemon: None, cluster: None, cni, pods: Vec::new() })
+    }
+
+    /// Starts an API server with these objects, for the daemons that are started from now on.
+    ///
+    /// # Errors
+    /// Those of its socket and of the kubeconfig.
+    pub fn start_cluster(&mut self, objects: &Objects) -> Result<()> {
+        self.cluster = Some(Cluster::start(&self.netns(), &self.dir.path().join("kubeconfig"), objects.clone())?);
+        Ok(())
     }
 
     /// The node's network namespace.
@@ -182,11 +203,22 @@ impl Node {
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .into();
+        if self.cluster.is_some() {
+            env.push(("KUBECONFIG".to_owned(), path("kubeconfig")));
+        }
         for (key, value) in &self.options.env {
             env.retain(|(k, _)| k != key);
             env.push((key.clone(), value.clone()));
         }
         env
+    }
+
+    /// Changes a variable for the daemons that are started from now on; an empty value takes it away.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.options.env.retain(|(k, _)| k != key);
+        if !value.is_empty() {
+            self.options.env.push((key.to_owned(), value.to_owned()));
+        }
     }
 
     /// Starts the daemon in the node's namespace and waits until it serves.
@@ -306,8 +338,15 @@ impl Node {
     /// # Errors
     /// The daemon does not answer.
     pub fn enis(&self) -> Result<Value> {
-        let all: Value = serde_json::from_str(&self.introspect("/v1/enis")?)?;
-        Ok(all["0"].clone())
+        Ok(self.cards()?["0"].clone())
+    }
+
+    /// `/v1/enis`, all cards by their numbers.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn cards(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.introspect("/v1/enis")?)?)
     }
 
     /// The value of an unlabelled metric.
@@ -343,6 +382,7 @@ impl Node {
             ifname: "eth0".to_owned(),
             namespace: "default".to_owned(),
             pod: name.to_owned(),
+            annotations: BTreeMap::new(),
         })
     }
 
@@ -354,12 +394,12 @@ impl Node {
         let begun = Instant::now();
         let result = self.cni.add(&attachment)?;
         let took = begun.elapsed();
-        let ip = result["ips"][0]["address"].as_str().and_then(|a| a.split('/').next()).unwrap_or_default().to_owned();
-        if ip.is_empty() {
-            bail!("the result has no address: {result}");
-        }
+        let ips =
+            result["ips"].as_array().into_iter().flatten().filter_map(|ip| ip["address"].as_str()?.split('/').next());
+        let ips: Vec<String> = ips.map(str::to_owned).collect();
+        let ip = ips.first().cloned().ok_or_else(|| anyhow!("the result has no address: {result}"))?;
         let netns = attachment.netns.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(Pod { name: attachment.pod.clone(), netns, attachment, result, ip, took })
+        Ok(Pod { name: attachment.pod.clone(), netns, attachment, result, ip, ips, took })
     }
 
     /// Detaches a pod and removes its namespace.
@@ -407,7 +447,7 @@ impl Node {
         Ok(serde_json::from_str(&run("curl", &["-s", "-f", "--max-time", "10", &format!("{}/sim/log", self.ec2)])?)?)
     }
 
-    /// Scripts faults, or ends an instance: `POST /sim/<what>` of the simulated AWS.
+    /// `POST /sim/<what>` of the simulated AWS.
     ///
     /// # Errors
     /// It does not answer, or does not understand.
@@ -416,20 +456,50 @@ impl Node {
         run("curl", &["-s", "-f", "--max-time", "10", "-d", &body.to_string(), &url]).map(drop)
     }
 
+    /// What somebody else in the account does: `POST /sim/do`; what it comes to.
+    ///
+    /// # Errors
+    /// It does not answer, or EC2 would not let them.
+    pub fn sim_do(&self, deed: &Value) -> Result<Value> {
+        let url = format!("{}/sim/do", self.ec2);
+        let answer = run("curl", &["-s", "--max-time", "10", "-d", &deed.to_string(), &url])?;
+        let answer: Value = serde_json::from_str(&answer).with_context(|| format!("{deed}: {answer}"))?;
+        if let Some(error) = answer["error"].as_str() {
+            bail!("{deed}: {error}");
+        }
+        Ok(answer)
+    }
+
+    /// Something goes wrong from now on, in the words of host/sim; empty: no longer.
+    ///
+    /// # Errors
+    /// The simulated AWS does not answer, or does not understand.
+    pub fn sim_fault(&self, line: &str) -> Result<()> {
+        let url = format!("{}/sim/faults", self.ec2);
+        let how = if line.is_empty() { vec!["-X", "DELETE"] } else { vec!["-d", line] };
+        let arguments = [vec!["-s", "-f", "--max-time", "10"], how, vec![&url]].concat();
+        run("curl", &arguments).map(drop)
+    }
+
     /// The daemon's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("ipamd.sock")
     }
 
-    /// The node's own address: that of its primary interface.
+    /// The node's own address of its pods' family: that of its primary interface.
     ///
     /// # Errors
     /// It has none.
-    pub fn address(&self) -> Result<std::net::Ipv4Addr> {
-        let text = in_netns(&self.netns(), "ip", &["-4", "-o", "addr", "show", "eth0"])?;
-        let address = text.split_whitespace().skip_while(|w| *w != "inet").nth(1).and_then(|a| a.split('/').next());
+    pub fn address(&self) -> Result<IpAddr> {
+        let (family, word) = if self.is_ipv6() { ("-6", "inet6") } else { ("-4", "inet") };
+        let text = in_netns(&self.netns(), "ip", &[family, "-o", "addr", "show", "eth0", "scope", "global"])?;
+        let address = text.split_whitespace().skip_while(|w| *w != word).nth(1).and_then(|a| a.split('/').next());
         Ok(address.ok_or_else(|| anyhow!("eth0 has no address: {text}"))?.parse()?)
+    }
+
+    fn is_ipv6(&self) -> bool {
+        is_ipv6(&self.options)
     }
 
     /// Addresses in the pool, and those that pods have.
@@ -471,19 +541,22 @@ impl Node {
     pub fn pod_traces(&self) -> Result<Vec<String>> {
         let ns = self.netns();
         let mut traces = Vec::new();
-        for line in in_netns(&ns, "ip", &["rule"])?.lines() {
-            if line.starts_with("512:") || line.starts_with("1536:") {
-                traces.push(format!("rule {line}"));
+        for family in ["-4", "-6"] {
+            for line in in_netns(&ns, "ip", &[family, "rule"])?.lines() {
+                if line.starts_with("512:") || line.starts_with("1536:") {
+                    traces.push(format!("rule {family} {line}"));
+                }
+            }
+            for line in in_netns(&ns, "ip", &[family, "route"])?.lines() {
+                // Link-local routes are the kernel's and go with the link.
+                if line.contains(" dev eni") && !line.starts_with("fe80::/64 ") {
+                    traces.push(format!("route {family} {line}"));
+                }
             }
         }
         for line in in_netns(&ns, "ip", &["-o", "link"])?.lines() {
             if line.split_whitespace().nth(1).is_some_and(|n| n.starts_with("eni")) {
                 traces.push(format!("link {line}"));
-            }
-        }
-        for line in in_netns(&ns, "ip", &["route"])?.lines() {
-            if line.contains(" dev eni") {
-                traces.push(format!("route {line}"));
             }
         }
         Ok(traces)
@@ -507,6 +580,11 @@ impl Drop for Node {
             eprintln!("--- the daemon's log\n{}", self.log_tail(40));
         }
     }
+}
+
+/// Whether the daemon's pods get IPv6 addresses.
+fn is_ipv6(options: &Options) -> bool {
+    options.env.iter().any(|(key, value)| key == "ENABLE_IPv6" && value == "true")
 }
 
 /// Whether something accepts connections.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::mpsc;
 use std::thread;
@@ -24,7 +24,7 @@ pub fn inside<T: Send + 'static>(netns: &str, work: impl FnOnce() -> Result<T> +
     start(netns, work).join().map_err(|_| anyhow!("a thread in a namespace panicked"))?
 }
 
-fn start<T: Send + 'static>(
+pub(crate) fn start<T: Send + 'static>(
     netns: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> thread::JoinHandle<Result<T>> {
@@ -40,7 +40,7 @@ fn start<T: Send + 'static>(
 ///
 /// # Errors
 /// No connection, no answer, a wrong answer.
-pub fn tcp(from: &str, to: &str, address: Ipv4Addr) -> Result<IpAddr> {
+pub fn tcp(from: &str, to: &str, address: IpAddr) -> Result<IpAddr> {
     let (sender, port) = mpsc::channel();
     let server = start(to, move || {
         let listener = TcpListener::bind((address, 0)).with_context(|| format!("listening on {address}"))?;
@@ -90,7 +90,7 @@ pub fn tcp(from: &str, to: &str, address: Ipv4Addr) -> Result<IpAddr> {
 ///
 /// # Errors
 /// Nothing arrives, there or back.
-pub fn udp(from: &str, source: Option<Ipv4Addr>, to: &str, address: Ipv4Addr) -> Result<IpAddr> {
+pub fn udp(from: &str, source: Option<IpAddr>, to: &str, address: IpAddr) -> Result<IpAddr> {
     let (sender, port) = mpsc::channel();
     let server = start(to, move || {
         let socket = UdpSocket::bind((address, 0)).with_context(|| format!("listening on {address}"))?;
@@ -103,8 +103,11 @@ pub fn udp(from: &str, source: Option<Ipv4Addr>, to: &str, address: Ipv4Addr) ->
     });
     let sent = port.recv().ok().map(|server: SocketAddr| {
         inside(from, move || {
-            let socket =
-                UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0)).context("the client's socket")?;
+            let any = match address {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            };
+            let socket = UdpSocket::bind((source.unwrap_or(any), 0)).context("the client's socket")?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.send_to(b"to and fro", server)?;
             let mut back = [0; 64];
@@ -128,7 +131,7 @@ pub fn udp(from: &str, source: Option<Ipv4Addr>, to: &str, address: Ipv4Addr) ->
 ///
 /// # Errors
 /// As [`tcp`] and [`udp`].
-pub fn both(from: &str, to: &str, address: Ipv4Addr) -> Result<IpAddr> {
+pub fn both(from: &str, to: &str, address: IpAddr) -> Result<IpAddr> {
     let (by_tcp, by_udp) = (tcp(from, to, address)?, udp(from, None, to, address)?);
     if by_tcp != by_udp {
         bail!("{from} -> {to} {address}: TCP came from {by_tcp}, UDP from {by_udp}");

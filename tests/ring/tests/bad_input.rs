@@ -1,10 +1,12 @@
 //! What others may do wrong: each gets a clear message, and no pod loses its address.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,8 +16,7 @@ use ring::random::Random;
 use ring::{Node, Options, Pod};
 use rustix::process::Signal;
 use serde_json::Value;
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
+use support::guests::{guest, root};
 
 const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
 const MINUTE: Duration = Duration::from_secs(60);
@@ -28,10 +29,6 @@ fn node() -> Node {
 
 fn log(node: &Node) -> String {
     node.log_tail(100_000)
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// What the daemon says and how it ends with this in its environment; it must end.
@@ -216,22 +213,6 @@ fn what_a_runtime_can_do_wrong() {
     assert_eq!(error["code"], 4, "{error}");
     assert_eq!(node.pool().unwrap().1, 1, "what failed gave its address back");
     assert_eq!(node.attach(pod.attachment.clone()).unwrap().ip, pod.ip);
-}
-
-/// The component of `tests/guests/<name>.wat`, as host/policy's tests make it.
-fn guest(name: &str) -> Vec<u8> {
-    let body = fs::read_to_string(root().join(format!("tests/guests/{name}.wat"))).unwrap();
-    let world = body.lines().next().unwrap().strip_prefix(";; world: ").unwrap().to_owned();
-    let (world, prelude) = match world.strip_suffix(", alone") {
-        Some(world) => (world.to_owned(), String::new()),
-        None => (world, fs::read_to_string(root().join("tests/guests/prelude.wat")).unwrap()),
-    };
-    let mut module = wat::parse_str(format!("(module {body}\n{prelude})")).unwrap();
-    let mut resolve = Resolve::default();
-    let package = resolve.push_str("policy.wit", &fs::read_to_string(root().join("wit/policy.wit")).unwrap()).unwrap();
-    let world = resolve.select_world(&[package], Some(&world)).unwrap();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
 }
 
 fn policy(node: &Node) -> Value {

@@ -3,19 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use reservoir_core::ip::Ipv4Net;
 use ring::backend::{Backend, Outcome};
 use ring::random::Random;
 use ring::{Node, Options, Pod, traffic};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const KILLS: usize = 200;
 const WORKERS: usize = 12;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -24,7 +24,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct World {
     /// Pods whose ADD was answered and whose DEL has not begun, by container: the only ones that hold an address for
     /// certain.
-    live: Mutex<BTreeMap<String, Ipv4Addr>>,
+    live: Mutex<BTreeMap<String, Vec<IpAddr>>>,
     violations: Mutex<Vec<String>>,
     /// One for each daemon.
     generation: AtomicU64,
@@ -45,44 +45,47 @@ impl World {
         self.violations.lock().unwrap().push(what);
     }
 
-    fn answered(&self, container: &str, ip: Ipv4Addr) {
+    fn answered(&self, container: &str, ips: Vec<IpAddr>) {
         let mut live = self.live.lock().unwrap();
-        if let Some((other, _)) = live.iter().find(|(c, held)| **held == ip && *c != container) {
+        let taken = |held: &Vec<IpAddr>| held.iter().any(|ip| ips.contains(ip));
+        if let Some((other, _)) = live.iter().find(|(c, held)| *c != container && taken(held)) {
             let other = other.clone();
             drop(live);
-            return self.violated(format!("{ip} was given to {container} while {other} has it"));
+            return self.violated(format!("of {ips:?}, given to {container}, {other} has one"));
         }
-        live.insert(container.to_owned(), ip);
+        live.insert(container.to_owned(), ips);
     }
 
-    /// Everything that was answered is in the file. Only while no daemon runs.
-    fn compare(&self, file: &Path) {
-        let text = match fs::read(file) {
-            Ok(text) => text,
-            Err(error) if self.live.lock().unwrap().is_empty() => {
-                return eprintln!("no checkpoint yet: {error}");
-            }
-            Err(error) => return self.violated(format!("no checkpoint: {error}")),
-        };
-        let Ok(checkpoint) = serde_json::from_slice::<Value>(&text) else {
-            return self.violated(format!("the checkpoint does not parse: {}", String::from_utf8_lossy(&text)));
-        };
-        if checkpoint["version"] != "vpc-cni-ipam/1" {
-            self.violated(format!("version {}", checkpoint["version"]));
-        }
-        let mut told = BTreeMap::new();
+    /// Everything that was answered is in the files, one for each card. Only while no daemon runs.
+    fn compare(&self, files: &[PathBuf]) {
+        let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut addresses = BTreeSet::new();
-        for entry in checkpoint["allocations"].as_array().into_iter().flatten() {
-            let (container, ip) = (entry["containerID"].as_str().unwrap(), entry["ipv4"].as_str().unwrap());
-            if !addresses.insert(ip.to_owned()) {
-                self.violated(format!("{ip} is in the checkpoint twice"));
+        for file in files {
+            let text = match fs::read(file) {
+                Ok(text) => text,
+                Err(error) if self.live.lock().unwrap().is_empty() => {
+                    return eprintln!("no checkpoint yet: {error}");
+                }
+                Err(error) => return self.violated(format!("no checkpoint {}: {error}", file.display())),
+            };
+            let Ok(checkpoint) = serde_json::from_slice::<Value>(&text) else {
+                return self.violated(format!("the checkpoint does not parse: {}", String::from_utf8_lossy(&text)));
+            };
+            if checkpoint["version"] != "vpc-cni-ipam/1" {
+                self.violated(format!("version {}", checkpoint["version"]));
             }
-            told.insert(container.to_owned(), ip.to_owned());
+            for entry in checkpoint["allocations"].as_array().into_iter().flatten() {
+                let (container, ip) = (entry["containerID"].as_str().unwrap(), entry["ipv4"].as_str().unwrap());
+                if !addresses.insert(ip.to_owned()) {
+                    self.violated(format!("{ip} is in the checkpoint twice"));
+                }
+                told.entry(container.to_owned()).or_default().insert(ip.to_owned());
+            }
         }
         let live = self.live.lock().unwrap().clone();
-        for (container, ip) in live {
-            if told.get(&container) != Some(&ip.to_string()) {
-                self.violated(format!("{container} was told {ip}, the checkpoint says {:?}", told.get(&container)));
+        for (container, ips) in live {
+            if told.get(&container) != Some(&ips.iter().map(ToString::to_string).collect()) {
+                self.violated(format!("{container} was told {ips:?}, the checkpoint says {:?}", told.get(&container)));
             }
         }
     }
@@ -93,7 +96,7 @@ struct Worker {
     world: Arc<World>,
     backend: Backend,
     random: Random,
-    live: Vec<(String, Ipv4Addr)>,
+    live: Vec<(String, Vec<IpAddr>)>,
     checked: Arc<AtomicU64>,
 }
 
@@ -125,14 +128,14 @@ impl Worker {
 
     /// A repeated ADD of every living pod gives the address that it has.
     async fn check_all(&mut self) -> bool {
-        for (container, ip) in self.live.clone() {
+        for (container, ips) in self.live.clone() {
             match self.backend.add(&container, &container).await {
-                Outcome::Done(again) if again == ip => self.world.count("ADDs repeated"),
+                Outcome::Done(again) if again == ips => self.world.count("ADDs repeated"),
                 Outcome::Done(other) => {
-                    self.world.violated(format!("{container} had {ip} and now has {other}"));
+                    self.world.violated(format!("{container} had {ips:?} and now has {other:?}"));
                 }
                 Outcome::Refused(why) => {
-                    self.world.violated(format!("{container} had {ip} and is refused: {why}"));
+                    self.world.violated(format!("{container} had {ips:?} and is refused: {why}"));
                 }
                 Outcome::NoAnswer(_) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -147,10 +150,10 @@ impl Worker {
         let container = format!("c{}", self.world.pods.fetch_add(1, Ordering::SeqCst));
         loop {
             match self.backend.add(&container, &container).await {
-                Outcome::Done(ip) => {
+                Outcome::Done(ips) => {
                     self.world.count("ADDs");
-                    self.world.answered(&container, ip);
-                    return self.live.push((container, ip));
+                    self.world.answered(&container, ips.clone());
+                    return self.live.push((container, ips));
                 }
                 Outcome::Refused(why) => {
                     self.world.count("ADDs refused");
@@ -194,13 +197,61 @@ fn short_delays(dir: &Path) -> Vec<String> {
     vec!["--config".to_owned(), path.display().to_string()]
 }
 
+/// A way to run the node that is killed.
+struct Run {
+    name: &'static str,
+    kills: usize,
+    instance_type: &'static str,
+    env: &'static [(&'static str, &'static str)],
+    /// One for each card.
+    checkpoints: &'static [&'static str],
+    /// Pods at one time that need another interface or prefix, or else make a load.
+    many: usize,
+}
+
 #[test]
 fn two_hundred_kills_under_load() {
-    if !ring::skip::can_run("two_hundred_kills_under_load", &["ip", "curl", "nft"]) {
+    kills_under_load(&Run {
+        name: "two_hundred_kills_under_load",
+        kills: 200,
+        instance_type: "c5.xlarge",
+        env: &[],
+        checkpoints: &["ipam.json"],
+        many: 14,
+    });
+}
+
+#[test]
+fn forty_kills_with_prefixes() {
+    kills_under_load(&Run {
+        name: "forty_kills_with_prefixes",
+        kills: 40,
+        instance_type: "t3.small",
+        env: &[("ENABLE_PREFIX_DELEGATION", "true"), ("WARM_PREFIX_TARGET", "1")],
+        checkpoints: &["ipam.json"],
+        many: 16,
+    });
+}
+
+/// Every pod has an address on either card.
+#[test]
+fn forty_kills_on_two_cards() {
+    kills_under_load(&Run {
+        name: "forty_kills_on_two_cards",
+        kills: 40,
+        instance_type: "c6in.32xlarge",
+        env: &[("ENABLE_MULTI_NIC", "true")],
+        checkpoints: &["ipam.json", "ipam-nic-1.json"],
+        many: 14,
+    });
+}
+
+fn kills_under_load(run: &Run) {
+    if !ring::skip::can_run(run.name, &["ip", "curl", "nft"]) {
         return;
     }
     let begun = Instant::now();
-    let mut random = Random::announced("two_hundred_kills_under_load");
+    let mut random = Random::announced(run.name);
     let dir = tempfile::tempdir().unwrap();
     let env = [
         ("RESERVOIR_HOST_NETWORK", "none"),
@@ -209,24 +260,27 @@ fn two_hundred_kills_under_load() {
         ("WARM_IP_TARGET", "3"),
         ("MINIMUM_IP_TARGET", "4"),
     ];
+    let env = env.iter().chain(run.env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let options = Options {
-        instance_type: "c5.xlarge".to_owned(),
+        instance_type: run.instance_type.to_owned(),
         delays: String::new(),
         sim: short_delays(dir.path()),
-        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        env,
         ..Options::of_tree()
     };
     let mut node = Node::new(options).unwrap();
-    let checkpoint = node.dir().join("ipam.json");
+    let checkpoints: Vec<PathBuf> = run.checkpoints.iter().map(|name| node.dir().join(name)).collect();
     let world = Arc::new(World::default());
     world.target.store(2, Ordering::SeqCst);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut checked = Vec::new();
     let mut workers = Vec::new();
+    let mut backend = Backend::new(&node.socket());
+    backend.multi_nic = run.checkpoints.len() > 1;
     for _ in 0..WORKERS {
         let worker = Worker {
             world: world.clone(),
-            backend: Backend::new(&node.socket()),
+            backend: backend.clone(),
             random: Random::new(random.number()),
             live: Vec::new(),
             checked: Arc::default(),
@@ -235,7 +289,7 @@ fn two_hundred_kills_under_load() {
         workers.push(runtime.spawn(worker.run()));
     }
     let (mut early, mut most) = (0, 0);
-    for kill in 1..=KILLS {
+    for kill in 1..=run.kills {
         world.generation.fetch_add(1, Ordering::SeqCst);
         // From an almost empty node to one with three interfaces and back.
         world.target.store(random.below(4), Ordering::SeqCst);
@@ -255,7 +309,7 @@ fn two_hundred_kills_under_load() {
         }
         most = most.max(world.live.lock().unwrap().len());
         node.end_daemon(Signal::KILL).unwrap();
-        world.compare(&checkpoint);
+        world.compare(&checkpoints);
         let violations = world.violations.lock().unwrap().clone();
         assert!(violations.is_empty(), "after kill {kill}: {violations:#?}\n{}", node.log_tail(60));
     }
@@ -267,14 +321,17 @@ fn two_hundred_kills_under_load() {
         }
     });
     eprintln!(
-        "{KILLS} kills, {early} of them at the start; most pods at once {most}; {:?}",
+        "{} kills, {early} of them at the start; most pods at once {most}; {:?}",
+        run.kills,
         world.counts.lock().unwrap()
     );
-    assert!(most > 14, "the load must have needed a second interface");
+    assert!(most > run.many, "the load shows nothing: {most} pods at one time");
     assert_eq!(world.violations.lock().unwrap().clone(), Vec::<String>::new());
     nothing_leaked(&node);
-    runtime.block_on(all_can_be_had(&node));
-    eprintln!("two_hundred_kills_under_load took {:?}", begun.elapsed());
+    if run.checkpoints.len() == 1 {
+        runtime.block_on(all_can_be_had(&node));
+    }
+    eprintln!("{} took {:?}", run.name, begun.elapsed());
 }
 
 /// The store has let go of every pod, EC2 of everything that is not attached, and both agree.
@@ -294,13 +351,13 @@ fn nothing_leaked(node: &Node) {
     .unwrap();
 }
 
-/// Interface and address, as the daemon has them.
+/// Interface and block, as the daemon has them.
 fn held(node: &Node) -> anyhow::Result<BTreeSet<(String, String)>> {
-    let card = node.enis()?;
-    let enis = card["ENIs"].as_object().cloned().unwrap_or_default();
-    let cidrs = |eni: &Value| eni["AvailableIPv4Cidrs"].as_object().cloned().unwrap_or_default();
-    let pairs = enis.iter().flat_map(|(id, eni)| {
-        cidrs(eni).keys().map(|cidr| (id.clone(), cidr.trim_end_matches("/32").to_owned())).collect::<Vec<_>>()
+    let cards = node.cards()?;
+    let enis = cards.as_object().into_iter().flatten().filter_map(|(_, card)| card["ENIs"].as_object()).flatten();
+    let pairs = enis.flat_map(|(id, eni)| {
+        let blocks = eni["AvailableIPv4Cidrs"].as_object().into_iter().flatten();
+        blocks.map(|(block, _)| (id.clone(), block.clone())).collect::<Vec<_>>()
     });
     Ok(pairs.collect())
 }
@@ -312,42 +369,47 @@ fn given(node: &Node) -> anyhow::Result<BTreeSet<(String, String)>> {
     for eni in state["enis"].as_array().into_iter().flatten() {
         let id = eni["id"].as_str().unwrap_or_default();
         anyhow::ensure!(!eni["attachment"].is_null(), "{id} is not attached");
-        for address in eni["secondary"].as_array().into_iter().flatten() {
-            pairs.insert((id.to_owned(), address.as_str().unwrap_or_default().to_owned()));
-        }
+        let list =
+            |name: &str| eni[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+        pairs.extend(list("secondary").into_iter().map(|address| (id.to_owned(), format!("{address}/32"))));
+        pairs.extend(list("prefixes").into_iter().map(|prefix| (id.to_owned(), prefix.to_owned())));
     }
     Ok(pairs)
 }
 
 /// Every address of the pool can be given to a pod.
 async fn all_can_be_had(node: &Node) {
-    let pool = || held(node).unwrap().into_iter().map(|(_, address)| address).collect::<BTreeSet<String>>();
+    let pool = || {
+        let blocks = held(node).unwrap().into_iter().map(|(_, block)| block.parse::<Ipv4Net>().unwrap());
+        blocks.flat_map(|net| (0..net.size()).filter_map(move |n| net.nth(n))).map(|ip| ip.to_string()).collect()
+    };
     let backend = Backend::new(&node.socket());
     let mut had = BTreeSet::new();
     let mut pods = 0;
     // The pool is trimmed and grows meanwhile: what counts is what it holds when all of that has been given.
     let never = loop {
-        let addresses = pool();
+        let addresses: BTreeSet<String> = pool();
         let never: Vec<String> = addresses.difference(&had).cloned().collect();
         if never.is_empty() || pods >= 2 * addresses.len() {
             break never;
         }
         match backend.add(&format!("all{pods}"), &format!("all{pods}")).await {
-            Outcome::Done(ip) => assert!(had.insert(ip.to_string()), "{ip} twice"),
+            Outcome::Done(ips) => assert!(had.insert(ips[0].to_string()), "{} twice", ips[0]),
             other => panic!("pod {pods} gets none of the pool's {} addresses: {other:?}", addresses.len()),
         }
         pods += 1;
     };
     assert!(never.is_empty(), "{never:?} of the pool's addresses were given to nobody");
     for n in 0..pods {
-        assert!(matches!(backend.del(&format!("all{n}"), &format!("all{n}")).await, Outcome::Done(Some(_))));
+        let freed = backend.del(&format!("all{n}"), &format!("all{n}")).await;
+        assert!(matches!(&freed, Outcome::Done(all) if all.len() == 1), "{freed:?}");
     }
 }
 
 /// A pod as its runtime knows it.
 struct Running {
     pod: Pod,
-    address: Ipv4Addr,
+    address: IpAddr,
 }
 
 /// The same with the plugin, the kernel and pods that talk: twenty kills while pods come and go.
@@ -426,7 +488,7 @@ fn twenty_kills_and_the_pods_keep_talking() {
             }
         }
         // No daemon is needed for this.
-        let addresses: BTreeSet<Ipv4Addr> = running.iter().map(|one| one.address).collect();
+        let addresses: BTreeSet<IpAddr> = running.iter().map(|one| one.address).collect();
         assert_eq!(addresses.len(), running.len(), "two pods with one address after kill {kill}");
         for one in &running {
             let seen = traffic::tcp(&one.pod.netns, &home, node.address().unwrap()).unwrap();

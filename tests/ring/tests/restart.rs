@@ -1,7 +1,7 @@
 //! The daemon ends and comes back: told to, killed, upgraded from the reference.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ring::backend::{Backend, Outcome};
@@ -125,8 +125,8 @@ fn upgraded_from_the_reference() {
         // At once, before EC2 has confirmed anything.
         let table = if second(pod) { 2 } else { 254 };
         let freed = block_on(backend.del(&pod.attachment.container, &pod.name));
-        let ip: Ipv4Addr = pod.ip.parse().unwrap();
-        assert_eq!(freed, Outcome::Done(Some((ip, table))), "{}", pod.name);
+        let ip: IpAddr = pod.ip.parse().unwrap();
+        assert_eq!(freed, Outcome::Done(vec![(ip, table)]), "{}", pod.name);
     }
     node.wait_for("the second interface serves again", MINUTE, |n| {
         let card = n.enis()?;

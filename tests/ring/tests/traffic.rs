@@ -8,11 +8,11 @@ use ring::{Node, Options, Pod, traffic};
 use rustix::process::Signal;
 
 const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
-const VPC_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 200, 10);
-const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+const VPC_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 200, 10));
+const INTERNET: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn ip(pod: &Pod) -> Ipv4Addr {
+fn ip(pod: &Pod) -> IpAddr {
     pod.ip.parse().unwrap()
 }
 
@@ -90,7 +90,7 @@ fn every_pod_reaches_and_is_reached() {
         let IpAddr::V4(seen) = traffic::both(&pod.netns, &internet, INTERNET).unwrap() else { panic!("IPv4") };
         assert_eq!(seen.octets()[..3], [203, 0, 113], "{} -> internet: SNAT to the node's address", pod.name);
         // The same datagram with an address that is not the pod's is dropped, with its own it arrives.
-        let foreign = Ipv4Addr::new(10, 0, 127, 200);
+        let foreign = IpAddr::V4(Ipv4Addr::new(10, 0, 127, 200));
         in_netns(&pod.netns, "ip", &["addr", "add", &format!("{foreign}/32"), "dev", "lo"]).unwrap();
         let error = traffic::udp(&pod.netns, Some(foreign), &host, VPC_HOST).expect_err("a foreign source");
         assert!(format!("{error:#}").contains("no datagram arrived"), "{error:#}");

@@ -6,6 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use reservoir_core::ip::IpNet;
 use serde_json::Value;
 
 use super::story::Story;
@@ -17,10 +18,9 @@ const EVERY: Duration = Duration::from_millis(200);
 /// One look at the pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// By device index.
-    pub enis: BTreeMap<u64, Eni>,
-    pub addresses: u64,
-    pub assigned: u64,
+    pub cards: BTreeMap<u64, Card>,
+    /// By card and device index.
+    pub enis: BTreeMap<(u64, u64), Eni>,
     pub cooling: u64,
     pub waiting: u64,
     /// EC2 calls under way.
@@ -28,17 +28,32 @@ pub struct Pool {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Card {
+    pub addresses: u64,
+    pub assigned: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Eni {
     pub id: String,
-    pub addresses: BTreeSet<String>,
+    /// Single addresses and prefixes.
+    pub blocks: BTreeSet<String>,
     /// Pod by address.
     pub pods: BTreeMap<String, String>,
+}
+
+impl Eni {
+    /// How many addresses it has; none if nobody would count them.
+    fn size(&self) -> Option<u64> {
+        let nets = self.blocks.iter().filter_map(|b| b.parse::<IpNet>().ok());
+        nets.map(|net| net.is_ipv4().then(|| net.size())).sum()
+    }
 }
 
 impl Pool {
     /// `/v1/enis` and `/metrics` of the daemon.
     pub fn look(node: &Node) -> Result<Self> {
-        let mut pool = Self::of_enis(&node.enis()?);
+        let mut pool = Self::of_cards(&node.cards()?);
         let text = get(&node.netns(), "http://127.0.0.1:61678/metrics")?;
         let gauge = |name: &str| -> Result<u64> {
             let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
@@ -51,55 +66,77 @@ impl Pool {
         Ok(pool)
     }
 
-    fn of_enis(card: &Value) -> Self {
-        let mut pool = Self {
-            addresses: card["TotalIPs"].as_u64().unwrap_or_default(),
-            assigned: card["AssignedIPs"].as_u64().unwrap_or_default(),
-            ..Self::default()
-        };
-        for eni in card["ENIs"].as_object().into_iter().flat_map(|enis| enis.values()) {
-            let mut of = Eni { id: eni["ID"].as_str().unwrap_or_default().to_owned(), ..Eni::default() };
-            for cidr in eni["AvailableIPv4Cidrs"].as_object().into_iter().flat_map(|cidrs| cidrs.values()) {
-                of.addresses.extend(cidr["Cidr"]["IP"].as_str().map(str::to_owned));
-                for (ip, record) in cidr["IPAddresses"].as_object().into_iter().flatten() {
-                    if record["IPAMKey"]["networkName"].as_str().is_some_and(|n| !n.is_empty()) {
-                        let pod = record["IPAMMetadata"]["k8sPodName"].as_str().unwrap_or("?");
-                        of.pods.insert(ip.clone(), pod.to_owned());
+    fn of_cards(cards: &Value) -> Self {
+        let mut pool = Self::default();
+        for (number, card) in cards.as_object().into_iter().flatten() {
+            let number: u64 = number.parse().unwrap_or_default();
+            let count = |name: &str| card[name].as_u64().unwrap_or_default();
+            pool.cards.insert(number, Card { addresses: count("TotalIPs"), assigned: count("AssignedIPs") });
+            for eni in card["ENIs"].as_object().into_iter().flat_map(|enis| enis.values()) {
+                let mut of = Eni { id: eni["ID"].as_str().unwrap_or_default().to_owned(), ..Eni::default() };
+                let families = ["AvailableIPv4Cidrs", "IPv6Cidrs"].map(|family| eni[family].as_object());
+                for (block, cidr) in families.into_iter().flatten().flatten() {
+                    of.blocks.insert(block.clone());
+                    for (ip, record) in cidr["IPAddresses"].as_object().into_iter().flatten() {
+                        if record["IPAMKey"]["networkName"].as_str().is_some_and(|n| !n.is_empty()) {
+                            let pod = record["IPAMMetadata"]["k8sPodName"].as_str().unwrap_or("?");
+                            of.pods.insert(ip.clone(), pod.to_owned());
+                        }
                     }
                 }
+                pool.enis.insert((number, eni["DeviceNumber"].as_u64().unwrap_or_default()), of);
             }
-            pool.enis.insert(eni["DeviceNumber"].as_u64().unwrap_or_default(), of);
         }
         pool
     }
 
-    /// Address by pod.
-    pub fn pods(&self) -> BTreeMap<&str, &str> {
-        self.enis.values().flat_map(|e| e.pods.iter()).map(|(ip, pod)| (pod.as_str(), ip.as_str())).collect()
+    /// Addresses that pods have.
+    pub fn assigned(&self) -> u64 {
+        self.cards.values().map(|c| c.assigned).sum()
     }
 
-    /// Every address, held or free.
+    /// All addresses, of card 0.
+    pub fn first_card(&self) -> Card {
+        self.cards.get(&0).cloned().unwrap_or_default()
+    }
+
+    /// Whether each card has so many.
+    pub fn each_has(&self, addresses: u64) -> bool {
+        !self.cards.is_empty() && self.cards.values().all(|c| c.addresses == addresses)
+    }
+
+    /// Addresses by pod.
+    pub fn pods(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut pods: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (ip, pod) in self.enis.values().flat_map(|e| e.pods.iter()) {
+            pods.entry(pod).or_default().insert(ip);
+        }
+        pods
+    }
+
+    /// Every block, held or free.
     pub fn all(&self) -> BTreeSet<String> {
-        self.enis.values().flat_map(|e| e.addresses.iter().cloned()).collect()
+        self.enis.values().flat_map(|e| e.blocks.iter().cloned()).collect()
     }
 
-    /// Device index of the interface whose address a pod holds.
-    pub fn device_of(&self, ip: &str) -> Option<u64> {
+    /// Card and device index of the interface whose address a pod holds.
+    pub fn device_of(&self, ip: &str) -> Option<(u64, u64)> {
         self.enis.iter().find_map(|(device, eni)| eni.pods.contains_key(ip).then_some(*device))
     }
 }
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Option<u64> = self.enis.values().map(Eni::size).sum();
+        let addresses = match sizes {
+            Some(n) => format!("addresses {n:2}"),
+            None => format!("prefixes {}", self.all().len()),
+        };
+        let assigned = self.assigned();
+        let (enis, cooling, waiting, calls) = (self.enis.len(), self.cooling, self.waiting, self.calls);
         write!(
             f,
-            "ENIs {}  addresses {:2}  assigned {:2}  cooling {:2}  waiting {:2}  EC2 calls {}",
-            self.enis.len(),
-            self.addresses,
-            self.assigned,
-            self.cooling,
-            self.waiting,
-            self.calls
+            "ENIs {enis}  {addresses}  assigned {assigned:2}  cooling {cooling:2}  waiting {waiting:2}  EC2 calls {calls}"
         )
     }
 }
@@ -187,10 +224,13 @@ impl Live {
             text += &format!("\x1b[{}A\x1b[J", self.drawn);
         }
         let mut lines = vec![format!("{:5.1} s  {pool}", self.started.elapsed().as_secs_f64())];
-        lines.extend(pool.enis.iter().map(|(device, eni)| {
-            let (used, free) = (eni.pods.len(), eni.addresses.len().saturating_sub(eni.pods.len()));
+        lines.extend(pool.enis.iter().map(|((card, device), eni)| {
+            let (used, size) = (eni.pods.len(), eni.size());
+            let of = size.map_or("2⁴⁸".to_owned(), |n| format!("{n:2}"));
+            let free = size.and_then(|n| usize::try_from(n).ok()).unwrap_or(used).saturating_sub(used);
             let bar = "█".repeat(used) + &"░".repeat(free);
-            format!("  eth{device} {}  {used:2} of {:2}  {bar}", eni.id, eni.addresses.len())
+            let card = if *card == 0 { String::new() } else { format!("card {card} ") };
+            format!("  {card}eth{device} {}  {used:2} of {of}  {bar}", eni.id)
         }));
         if !note.is_empty() {
             lines.push(format!("  {note}"));
@@ -207,19 +247,26 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn what_introspection_shows_is_read() {
-        let record = |network: &str, pod: &str| serde_json::json!({"IPAMKey": {"networkName": network}, "IPAMMetadata": {"k8sPodName": pod}});
-        let card = serde_json::json!({"TotalIPs": 2, "AssignedIPs": 1, "ENIs": {"eni-1": {"ID": "eni-1", "DeviceNumber": 1,
-        "AvailableIPv4Cidrs": {
-            "10.0.0.5/32": {"Cidr": {"IP": "10.0.0.5"}, "IPAddresses": {"10.0.0.5": record("aws-cni", "pod-1")}},
-            "10.0.0.6/32": {"Cidr": {"IP": "10.0.0.6"}, "IPAddresses": {"10.0.0.6": record("", "")}},
-        }}}});
-        let pool = Pool::of_enis(&card);
-        assert_eq!((pool.addresses, pool.assigned, pool.enis[&1].addresses.len()), (2, 1, 2));
-        assert_eq!(pool.pods(), BTreeMap::from([("pod-1", "10.0.0.5")]));
-        assert_eq!(pool.device_of("10.0.0.5"), Some(1));
+        let record = |network: &str, pod: &str| json!({"IPAMKey": {"networkName": network}, "IPAMMetadata": {"k8sPodName": pod}});
+        let cards = json!({
+        "0": {"TotalIPs": 17, "AssignedIPs": 1, "ENIs": {"eni-1": {"ID": "eni-1", "DeviceNumber": 1, "AvailableIPv4Cidrs": {
+            "10.0.0.5/32": {"IPAddresses": {"10.0.0.5": record("aws-cni", "pod-1")}},
+            "10.0.0.16/28": {"IPAddresses": {"10.0.0.17": record("", "")}},
+        }}}},
+        "1": {"TotalIPs": 1, "AssignedIPs": 1, "ENIs": {"eni-2": {"ID": "eni-2", "DeviceNumber": 1, "IPv6Cidrs": {
+            "fd00::/80": {"IPAddresses": {"fd00::5": record("aws-cni", "pod-1")}},
+        }}}}});
+        let pool = Pool::of_cards(&cards);
+        assert_eq!((pool.first_card().addresses, pool.assigned()), (17, 2));
+        assert_eq!((pool.enis[&(0, 1)].size(), pool.enis[&(1, 1)].size()), (Some(17), None));
+        assert_eq!(pool.pods(), BTreeMap::from([("pod-1", BTreeSet::from(["10.0.0.5", "fd00::5"]))]));
+        assert_eq!((pool.device_of("10.0.0.5"), pool.device_of("fd00::5")), (Some((0, 1)), Some((1, 1))));
+        assert!(!pool.each_has(17));
     }
 }

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`story`] | headings, commands, claims; the line at the end |
+//! | [`modes`] | the modes as data: everything else is the same for all |
 //! | [`stage`] | what the steps share: the node, its pods, what was seen |
 //! | [`live`] | the pool as the daemon shows it, redrawn while it changes |
 //! | [`packets`] | servers that tell their callers' address, pings |
@@ -13,6 +14,7 @@
 mod config_map;
 mod interrupt;
 mod live;
+mod modes;
 mod packets;
 mod stage;
 mod steps;
@@ -21,18 +23,14 @@ mod story;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use modes::Mode;
 use stage::Stage;
 use story::Story;
 
 use crate::Options;
 use crate::node::STANDARD_PLUGINS;
 
-const USAGE: &str = "usage: demo [--mode secondary-ip]";
-/// The modes that can be shown, the default first.
-const MODES: [&str; 1] = ["secondary-ip"];
-/// A type whose first interface holds fewer addresses (29) than the demo has pods.
-const INSTANCE_TYPE: &str = "c5.4xlarge";
-const PROGRAMS: [&str; 7] = ["ip", "nft", "iptables", "iptables-save", "curl", "ping", "sha256sum"];
+const PROGRAMS: [&str; 8] = ["ip", "nft", "iptables", "iptables-save", "ip6tables-save", "curl", "ping", "sha256sum"];
 
 const CANNOT_RUN: u8 = 2;
 const INTERRUPTED: u8 = 130;
@@ -40,8 +38,9 @@ const INTERRUPTED: u8 = 130;
 /// Runs the demo.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
-    let options = match mode(arguments).and_then(|()| prerequisites()) {
-        Ok(options) => options,
+    let asked = modes::asked(arguments).map_err(|problem| vec![problem]);
+    let (mode, options) = match asked.and_then(|mode| Ok((mode, prerequisites(mode)?))) {
+        Ok(both) => both,
         Err(problems) => {
             for problem in problems {
                 eprintln!("demo: {problem}");
@@ -58,7 +57,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
     };
     let mut story = Story::new(interrupt.clone());
     story.title(&format!(
-        "Reservoir on one {INSTANCE_TYPE}, IPv4, secondary-IP mode. AWS is simulated; kernel, packets and plugin are real."
+        "Reservoir on one {}: {}. AWS is simulated; kernel, packets and plugin are real.",
+        mode.instance_type, mode.what
     ));
     let left = left_behind();
     if !left.is_empty() {
@@ -66,7 +66,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         story.note("they do no harm here; `ip netns delete NAME` removes one");
     }
     let mut seen = stage::Seen::default();
-    let result = Stage::open(options, &mut story).and_then(|mut stage| {
+    let result = Stage::open(mode, options, &mut story).and_then(|mut stage| {
         let result = steps::all(&mut stage, &mut story);
         if result.is_err() && !interrupt.came() {
             stage.show_logs();
@@ -85,21 +85,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
     if story.end(&seen.summary()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Room for the modes to come.
-fn mode(arguments: &[String]) -> Result<(), Vec<String>> {
-    let asked = match arguments {
-        [] => MODES[0],
-        [flag, mode] if flag == "--mode" => mode,
-        other => return Err(vec![format!("{:?} is not understood; {USAGE}", other.join(" "))]),
-    };
-    if MODES.contains(&asked) {
-        return Ok(());
-    }
-    Err(vec![format!("MODE={asked} cannot be shown by this release; there is MODE={} (the default)", MODES.join(", "))])
-}
-
 /// What the demo needs, or all that is missing with its remedy.
-fn prerequisites() -> Result<Options, Vec<String>> {
+fn prerequisites(mode: &Mode) -> Result<Options, Vec<String>> {
     let mut missing = Vec::new();
     if !rustix::process::geteuid().is_root() {
         missing.push("it makes network namespaces and needs root: sudo make demo".to_owned());
@@ -124,11 +111,13 @@ fn prerequisites() -> Result<Options, Vec<String>> {
     if !missing.is_empty() {
         return Err(missing);
     }
-    options.instance_type = INSTANCE_TYPE.to_owned();
+    options.instance_type = mode.instance_type.to_owned();
+    options.sim = vec!["--preset".to_owned(), mode.preset.to_owned()];
     options.delays = "realistic".to_owned();
     options.portmap = Path::new(STANDARD_PLUGINS).join("portmap").is_file();
     // The default is 30 s; nobody wants to watch that.
-    options.env = vec![("IP_COOLDOWN_PERIOD".to_owned(), "5".to_owned())];
+    let env = [("IP_COOLDOWN_PERIOD", "5")].iter().chain(mode.env);
+    options.env = env.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Ok(options)
 }
 
@@ -149,19 +138,4 @@ fn left_behind() -> Vec<String> {
         .collect();
     left.sort();
     left
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_modes_are_refused_by_name() {
-        let asked = |words: &[&str]| mode(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
-        assert_eq!(asked(&[]), Ok(()));
-        assert_eq!(asked(&["--mode", "secondary-ip"]), Ok(()));
-        let refused = asked(&["--mode", "ipv6"]).unwrap_err();
-        assert!(refused[0].contains("MODE=ipv6") && refused[0].contains("secondary-ip"), "{refused:?}");
-        assert!(asked(&["mode"]).unwrap_err()[0].contains("usage"));
-    }
 }

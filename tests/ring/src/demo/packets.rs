@@ -15,9 +15,10 @@ use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::modes::Net;
 use crate::shell::{get, in_netns};
 
-pub const PORT: u16 = 8080;
+const PORT: u16 = 8080;
 
 /// An HTTP server in a namespace. Its thread and socket keep the namespace alive until it is dropped.
 #[derive(Debug)]
@@ -28,12 +29,12 @@ pub struct Mirror {
 
 impl Mirror {
     /// Serves at [`PORT`] inside the namespace.
-    pub fn in_netns(netns: &str) -> Result<Self> {
+    pub fn in_netns(netns: &str, net: &Net) -> Result<Self> {
         let end = Arc::new(AtomicBool::new(false));
         let (ready, listens) = std::sync::mpsc::channel();
-        let (path, ended) = (Path::new("/var/run/netns").join(netns), end.clone());
+        let (path, ended, any) = (Path::new("/var/run/netns").join(netns), end.clone(), net.any);
         let thread = std::thread::spawn(move || {
-            let listener = listen(&path);
+            let listener = listen(&path, any);
             let listener = match listener {
                 Ok(listener) => {
                     // The starter waits for it.
@@ -73,10 +74,10 @@ impl Drop for Mirror {
     }
 }
 
-fn listen(netns: &Path) -> Result<TcpListener> {
+fn listen(netns: &Path, any: &str) -> Result<TcpListener> {
     let netns = File::open(netns)?;
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-    let listener = TcpListener::bind(("0.0.0.0", PORT))?;
+    let listener = TcpListener::bind((any, PORT))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -90,9 +91,14 @@ fn answer(mut stream: std::net::TcpStream, from: &str) -> std::io::Result<()> {
     stream.write_all((head + from).as_bytes())
 }
 
+/// Where the server at `to` is.
+pub fn url(to: &str) -> String {
+    if to.contains(':') { format!("http://[{to}]:{PORT}/") } else { format!("http://{to}:{PORT}/") }
+}
+
 /// Under which address the server at `to` sees a caller in the namespace.
 pub fn seen_as(netns: &str, to: &str) -> Result<String> {
-    get(netns, &format!("http://{to}:{PORT}/"))
+    get(netns, &url(to))
 }
 
 /// Whether one echo request is answered within two seconds.
@@ -160,8 +166,8 @@ fn counts(text: &str) -> Option<(u32, u32)> {
 }
 
 /// How many packets the VPC has dropped because the sending interface does not own their source.
-pub fn foreign_dropped(vpc: &str) -> Result<u64> {
-    let text = in_netns(vpc, "nft", &["list", "counter", "ip", "vpc", "foreign_source"])?;
+pub fn foreign_dropped(vpc: &str, net: &Net) -> Result<u64> {
+    let text = in_netns(vpc, "nft", &["list", "counter", net.table, "vpc", "foreign_source"])?;
     let packets = text.split_whitespace().skip_while(|w| *w != "packets").nth(1);
     packets.and_then(|n| n.parse().ok()).ok_or_else(|| anyhow!("nft said: {text}"))
 }

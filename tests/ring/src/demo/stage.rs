@@ -4,16 +4,21 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use reservoir_kube::testing::Objects;
 
 use super::live::{Live, Pool};
+use super::modes::{Mode, Place};
 use super::story::Story;
 use crate::cni::Attachment;
 use crate::node::Pod;
 use crate::shell::in_netns;
-use crate::{Node, Options};
+use crate::{Node, Options, cluster};
 
-/// Pods of the first step; more than the first interface holds.
-pub const PODS: usize = 30;
+/// The subnet for pods of the accounts that have one, and the second security group.
+pub const PODS_SUBNET: &str = "subnet-0e8d6c4b2a0f97531";
+pub const PODS_GROUP: &str = "sg-0f2a3b4c5d6e7f809";
+const ZONE: &str = "us-west-2a";
+
 /// Started while the policy is swapped.
 pub const MORE_PODS: usize = 8;
 /// ADDs and DELs at one time.
@@ -22,6 +27,7 @@ const AT_ONCE: usize = 6;
 /// The running node and what was seen of it.
 #[derive(Debug)]
 pub struct Stage {
+    pub mode: &'static Mode,
     pub node: Node,
     pub options: Options,
     pub pods: Vec<Pod>,
@@ -46,26 +52,37 @@ pub struct Seen {
 
 impl Seen {
     pub fn summary(&self) -> String {
+        let (pods, enis) = (self.pods, self.most_enis);
+        let interfaces = if enis == 1 { "interface" } else { "interfaces" };
         format!(
-            "{} pods got VPC addresses on {} interfaces, packets went every way they should and none that they should not, \
-             a custom policy was swapped in while pods started and told its setting later, kill -9 cost no pod its address, nothing was left",
-            self.pods, self.most_enis
+            "{pods} pods got VPC addresses on {enis} {interfaces}, packets went every way they should and none that they should not, \
+             a custom policy was swapped in while pods started and told its setting later, kill -9 cost no pod its address, nothing was left"
         )
     }
 }
 
 impl Stage {
     /// Starts the simulated AWS and makes the node's namespace.
-    pub fn open(options: Options, story: &mut Story) -> Result<Self> {
+    pub fn open(mode: &'static Mode, options: Options, story: &mut Story) -> Result<Self> {
         story.step("The simulated AWS and a bare node")?;
         story.command(format!(
-            "aws-sim --instance-type {} --subnet-cidr {} --delays {} --create-netns --node-netns … --vpc-netns …",
-            options.instance_type, options.subnet, options.delays
+            "aws-sim --preset {} --instance-type {} --subnet-cidr {} --delays {} --create-netns --node-netns … --vpc-netns …",
+            mode.preset, options.instance_type, options.subnet, options.delays
         ));
-        let node = Node::new(options.clone())?;
+        let mut node = Node::new(options.clone())?;
+        if mode.place == Place::EniConfig {
+            story.command(
+                "kubectl apply    # the Node with its zone, and the zone's ENIConfig: subnet and security group",
+            );
+            let objects = Objects::new();
+            cluster::put_node(&objects, ZONE, 110);
+            cluster::put_eni_config(&objects, ZONE, PODS_SUBNET, &[PODS_GROUP]);
+            node.start_cluster(&objects)?;
+        }
         let seen = Seen { tag: node.netns().trim_start_matches("rn").to_owned(), ..Seen::default() };
         let now = Instant::now();
         Ok(Self {
+            mode,
             node,
             options,
             pods: Vec::new(),
@@ -95,11 +112,23 @@ impl Stage {
         Ok(took)
     }
 
-    /// Namespaces of pods that are to be attached, numbered on.
+    /// Namespaces of pods that are to be attached, numbered on. The first of all ask for every card, as the mode says.
     pub fn make_pods(&mut self, count: usize) -> Result<Vec<Attachment>> {
         let first = self.seen.pods + 1;
         self.seen.pods += count;
-        (first..first + count).map(|n| self.node.make_pod(&format!("pod-{n:02}"))).collect()
+        let pods = (first..first + count).map(|n| {
+            let mut pod = self.node.make_pod(&format!("pod-{n:02}"))?;
+            if n <= self.mode.on_every_card {
+                pod.annotations.insert("k8s.amazonaws.com/nicConfig".to_owned(), "multi-nic-attachment".to_owned());
+            }
+            Ok(pod)
+        });
+        pods.collect()
+    }
+
+    /// Every address of every pod, with the pod's name.
+    pub fn addresses(&self) -> Vec<(&str, &str)> {
+        self.pods.iter().flat_map(|p| p.ips.iter().map(|ip| (p.name.as_str(), ip.as_str()))).collect()
     }
 
     /// Attaches pods, some at one time, under the live table. Failures come back beside the pods' names.
@@ -141,11 +170,18 @@ impl Stage {
         Ok(pool)
     }
 
-    /// A pod whose address is on the interface with this device index; the `nth` of them.
+    /// A pod whose address is on the interface of card 0 with this device index; the `nth` of them.
     pub fn pod_on(&mut self, device: u64, nth: usize) -> Result<Pod> {
         let pool = self.pool()?;
-        let mut on = self.pods.iter().filter(|p| pool.device_of(&p.ip) == Some(device));
+        let mut on = self.pods.iter().filter(|p| pool.device_of(&p.ip) == Some((0, device)));
         on.nth(nth).cloned().ok_or_else(|| anyhow!("eth{device} has fewer than {} pods: {pool}", nth + 1))
+    }
+
+    /// Two pods, on two interfaces if the mode has more than one.
+    pub fn two_pods(&mut self) -> Result<(Pod, Pod)> {
+        let (first, second) = self.mode.devices;
+        let (other, nth) = second.map_or((first, 1), |second| (second, 0));
+        Ok((self.pod_on(first, 0)?, self.pod_on(other, nth)?))
     }
 
     /// Puts the next version of the policy into the mounted ConfigMap.
@@ -154,23 +190,32 @@ impl Stage {
         super::config_map::put(&self.node.dir().join("policy"), self.policy_version, files)
     }
 
-    /// Rules, routes, links and iptables of the node: what a pod or an interface could leave behind.
+    /// Rules, routes, links and iptables of the node: what a pod or an interface could leave behind. Secondary interfaces
+    /// themselves and their tables are left out: which of them stay is the policy's business.
     pub fn kernel_state(&self) -> Result<BTreeSet<String>> {
-        let ns = self.node.netns();
+        let (ns, family) = (self.node.netns(), self.mode.net.option);
         let mut state = BTreeSet::new();
         let mut add = |what: &str, text: String| {
             let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+            let lines = lines.filter(|l| !l.split_whitespace().any(is_secondary));
             // `:CHAIN policy [packets:bytes]`
             let plain = lines.map(|l| if l.starts_with(':') { l.split(" [").next().unwrap_or(l) } else { l });
             state.extend(plain.map(|l| format!("{what}: {l}")));
         };
-        add("rule", in_netns(&ns, "ip", &["rule"])?);
-        add("route", in_netns(&ns, "ip", &["-4", "route", "show", "table", "all"])?);
+        add("rule", in_netns(&ns, "ip", &[family, "rule"])?);
+        add("route", in_netns(&ns, "ip", &[family, "route", "show", "table", "all"])?);
         let links = in_netns(&ns, "ip", &["-o", "link"])?;
         add("link", links.lines().filter_map(|l| l.split_whitespace().nth(1)).collect::<Vec<_>>().join("\n"));
-        add("iptables", in_netns(&ns, "iptables-save", &[])?);
+        let save = if family == "-6" { "ip6tables-save" } else { "iptables-save" };
+        add("iptables", in_netns(&ns, save, &[])?);
         Ok(state)
     }
+}
+
+/// Whether a word names an interface other than the primary one.
+fn is_secondary(word: &str) -> bool {
+    let name = word.trim_end_matches(':').split('@').next().unwrap_or_default();
+    name.strip_prefix("eth").is_some_and(|number| number != "0" && number.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Does `work` for all items, a few at a time; results in the items' order.
@@ -192,6 +237,15 @@ pub fn at_once<I: Send + Sync, T: Send>(items: Vec<I>, work: impl Fn(I) -> T + S
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn secondary_interfaces_go_by_their_names() {
+        for (word, is) in
+            [("eth0", false), ("eth0@if5:", false), ("eth1", true), ("eth1x2@if7:", true), ("ethernet", false)]
+        {
+            assert_eq!(super::is_secondary(word), is, "{word}");
+        }
+    }
+
     #[test]
     fn all_is_done_once_and_in_order() {
         assert_eq!(super::at_once((0..50).collect(), |n| n * 2), (0..100).step_by(2).collect::<Vec<_>>());

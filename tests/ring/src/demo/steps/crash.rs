@@ -1,21 +1,24 @@
 //! The daemon is killed; the pods do not notice.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use reservoir_core::ip::IpNet;
 use rustix::process::Signal;
 
 use super::super::packets::{Stream, answers, silent};
 use super::super::stage::Stage;
 use super::super::story::Story;
 use super::pods::owned;
-use super::traffic::VPC_HOST;
 
 pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
     story.step("The daemon is killed and comes back")?;
     let before = stage.pool()?;
-    let (a, b) = (stage.pod_on(0, 0)?, stage.pod_on(1, 0)?);
-    let streams = [Stream::start(&a.netns, VPC_HOST)?, Stream::start(&b.netns, &a.ip)?];
+    let (a, b) = stage.two_pods()?;
+    let vpc_host = stage.mode.net.vpc_host;
+    let streams = [Stream::start(&a.netns, vpc_host)?, Stream::start(&b.netns, &a.ip)?];
     let newcomer = stage.make_pods(1)?.pop().context("no pod was made")?;
     let pid = stage.node.daemon_pid().context("the daemon does not run")?;
 
@@ -38,17 +41,20 @@ pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
         "every pod kept its address",
         format!("{kept} of {}", was.len()),
     );
-    let new = fresh == Some(newcomer.ip.as_str()) && !was.values().any(|ip| *ip == newcomer.ip);
+    let new = fresh == Some(BTreeSet::from([newcomer.ip.as_str()]))
+        && !was.values().any(|ips| ips.contains(newcomer.ip.as_str()));
     story.claim(new, "the new pod has one that nobody had", &newcomer.ip);
     // IMDS tells of addresses that are gone already for a while: none of those may be given out.
-    let owned = owned(&stage.node.sim_state()?).contains(&newcomer.ip);
-    let reaches = answers(&newcomer.netns, VPC_HOST);
+    let address: IpAddr = newcomer.ip.parse()?;
+    let owned = owned(&stage.node.sim_state()?);
+    let owned = owned.iter().any(|block| block.parse().is_ok_and(|net: IpNet| net.contains(address)));
+    let reaches = answers(&newcomer.netns, vpc_host);
     story.claim(owned && reaches, "EC2 says it is the node's, and a host in the VPC answers it", "");
     story.go_on()?;
 
-    let everyone: Vec<(&str, &str)> = stage.pods.iter().map(|p| (p.name.as_str(), p.ip.as_str())).collect();
+    let everyone = stage.addresses();
     let quiet = silent(&stage.node.netns(), &everyone);
-    story.claim(quiet.is_empty(), &format!("all {} pods answer", everyone.len()), quiet.join(", "));
+    story.claim(quiet.is_empty(), &format!("all {} addresses answer", everyone.len()), quiet.join(", "));
     // The daemon serves before its policy is compiled; both, and a second of traffic, are waited for.
     let patience = Duration::from_secs(30);
     stage.node.wait_for("the custom policy", patience, |node| {
@@ -56,7 +62,7 @@ pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
         Ok(!policy["custom"].is_null())
     })?;
     std::thread::sleep(Duration::from_secs(1));
-    for (stream, what) in streams.into_iter().zip(["pod on eth0 → host in the VPC", "pod on eth1 → pod on eth0"]) {
+    for (stream, what) in streams.into_iter().zip(["pod → host in the VPC", "pod → pod"]) {
         // The last packet may still be on its way.
         let evidence =
             stream.end().map(|(sent, got)| (got > 5 && sent - got <= 1, format!("{got} of {sent} pings answered")));

@@ -8,13 +8,13 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::super::custom_policy;
+use super::super::live::Pool;
 use super::super::stage::{Seen, Stage};
 use super::super::story::Story;
 use super::pods::same_as_ec2;
 use super::policy::decided;
+use crate::shell::in_netns;
 
-/// Fits the first interface.
-const HOLD: u64 = 20;
 /// A younger interface is not removed (spec 01 §4.2 rule 4).
 const LEAST_AGE: Duration = Duration::from_secs(60);
 
@@ -32,15 +32,20 @@ pub fn remove_pods(stage: &mut Stage, story: &mut Story) -> Result<()> {
     }
     story.claim(traces.is_empty(), "no veth, no rule and no route of a pod is left", traces.join("; "));
     let pool = stage.pool()?;
-    story.claim(pool.assigned == 0, "no address is held", &pool);
+    story.claim(pool.assigned() == 0, "no address is held", &pool);
     Ok(())
 }
 
 pub fn give_back(stage: &mut Stage, story: &mut Story) -> Result<()> {
-    story.step(&format!("The policy is told to hold {HOLD}; what is too much goes back"))?;
-    story.command(format!("kubectl apply    # the settings day and night = {HOLD}, the same component"));
+    let Some((_, last)) = &stage.mode.holds else {
+        story.step("What is left is what was there")?;
+        let pool = stage.pool()?;
+        return nothing_more(stage, story, &pool);
+    };
+    let hold = last.setting.to_string();
+    story.step(&format!("The policy is told to hold {hold}; what is too much goes back"))?;
+    story.command(format!("kubectl apply    # the settings day and night = {hold}, the same component"));
     let component = std::fs::read(custom_policy())?;
-    let hold = HOLD.to_string();
     stage.put_policy(&[("policy.wasm", &component), ("day", hold.as_bytes()), ("night", hold.as_bytes())])?;
     let since = stage.daemon_since;
     let left = move || LEAST_AGE.saturating_sub(since.elapsed()).as_secs();
@@ -54,21 +59,30 @@ pub fn give_back(stage: &mut Stage, story: &mut Story) -> Result<()> {
         0 => "old enough to be removed".to_owned(),
         n => format!("{n} s until an interface may be removed"),
     };
-    let pool = stage.live.until(&stage.node, story, LEAST_AGE + Duration::from_secs(40), note, |p| {
-        p.enis.len() == 1 && p.addresses == HOLD && p.cooling == 0 && p.calls == 0
+    let patience = LEAST_AGE + Duration::from_secs(60);
+    let pool = stage.live.until(&stage.node, story, patience, note, |p| {
+        p.enis.len() == stage.mode.left && p.each_has(last.addresses) && p.cooling == 0 && p.calls == 0
     })?;
-    story.claim_of("the setting alone was swapped, and decides", decided(&stage.node, HOLD));
+    story.claim_of("the setting alone was swapped, and decides", decided(&stage.node, last.setting));
     story.claim(true, "the pool is at its target", format!("{pool}, after {:.1} s", begun.elapsed().as_secs_f64()));
+    nothing_more(stage, story, &pool)
+}
 
-    same_as_ec2(stage, story, &pool);
+fn nothing_more(stage: &Stage, story: &mut Story, pool: &Pool) -> Result<()> {
+    same_as_ec2(stage, story, pool);
     // A deletion is answered before it is seen.
     let deadline = Instant::now() + Duration::from_secs(10);
-    let mut enis = interfaces(&stage.node.sim_state()?);
-    while enis != 1 && Instant::now() < deadline {
+    let left = stage.mode.left;
+    let mut enis = (interfaces(&stage.node.sim_state()?), links(stage)?);
+    while enis != (left, left) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(200));
-        enis = interfaces(&stage.node.sim_state()?);
+        enis = (interfaces(&stage.node.sim_state()?), links(stage)?);
     }
-    story.claim(enis == 1, "the other interfaces are detached and deleted", format!("EC2 knows {enis}"));
+    story.claim(
+        enis == (left, left),
+        "no other interface is left, with EC2 and on the node",
+        format!("EC2 knows {}, the node shows {}", enis.0, enis.1),
+    );
     let audit = stage.node.audit()?;
     story.claim(
         audit.as_array().is_some_and(Vec::is_empty),
@@ -126,6 +140,12 @@ fn is_daemon(pid: u32) -> bool {
 /// How many interfaces EC2 knows.
 fn interfaces(state: &Value) -> usize {
     state["enis"].as_array().map_or(0, Vec::len)
+}
+
+/// How many the node's kernel knows.
+fn links(stage: &Stage) -> Result<usize> {
+    let links = in_netns(&stage.node.netns(), "ip", &["-o", "link"])?;
+    Ok(links.lines().filter(|l| l.split_whitespace().nth(1).is_some_and(|name| name.starts_with("eth"))).count())
 }
 
 fn calls(state: &Value) -> String {

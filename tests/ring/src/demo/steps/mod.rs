@@ -2,6 +2,7 @@
 
 mod crash;
 mod end;
+mod places;
 mod pods;
 mod policy;
 mod traffic;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::super::live::Pool;
-use super::super::stage::{PODS, Stage};
+use super::super::stage::Stage;
 use super::super::story::Story;
 use crate::node::Pod;
 
@@ -17,17 +17,22 @@ pub fn node(stage: &mut Stage, story: &mut Story) -> Result<()> {
     story.claim(enis == 1, "EC2 knows the instance with its primary interface alone", &state["enis"][0]["id"]);
 
     story.step("The daemon, with the built-in policy")?;
-    story.command(
-        "ip netns exec NODE ipamd    # everything from the environment; IP_COOLDOWN_PERIOD=5, the rest as it comes",
-    );
+    let mode = stage.mode;
+    let env: String = mode.env.iter().map(|(key, value)| format!("{key}={value} ")).collect();
+    story.command(format!("ip netns exec NODE ipamd    # {env}IP_COOLDOWN_PERIOD=5, the rest as it comes"));
     let took = stage.start_daemon()?;
     story.claim(took < Duration::from_secs(10), "it serves", format!("{} ms after its start", took.as_millis()));
+    let (start, patience) = (&mode.start, Duration::from_secs(30));
+    let pool = stage.live.until(&stage.node, story, patience, String::new, |p| {
+        p.enis.len() >= start.enis && p.first_card().addresses >= start.addresses && p.calls == 0
+    })?;
     let policy: Value = serde_json::from_str(&stage.node.introspect("/v1/policy")?)?;
-    story.claim(policy["custom"].is_null(), "the built-in component decides", short(&policy["built_in"]["digest"]));
-    let pool = stage
-        .live
-        .until(&stage.node, story, Duration::from_secs(20), String::new, |p| p.addresses >= 29 && p.calls == 0)?;
-    story.claim(pool.enis.len() == 1, "WARM_ENI_TARGET=1: one interface's worth of addresses is warm", &pool);
+    story.claim(
+        policy["custom"].is_null(),
+        "no policy is mounted: the built-in component is all there is",
+        short(&policy["built_in"]["digest"]),
+    );
+    story.claim(pool.enis.len() == start.enis, start.because, &pool);
     stage.bare = stage.kernel_state()?;
     Ok(())
 }
@@ -38,44 +43,51 @@ pub fn first(stage: &mut Stage, story: &mut Story) -> Result<()> {
     } else {
         "aws-cni alone: there is no portmap here"
     };
-    story.step(&format!("{PODS} pods through the CNI configuration list ({chain})"))?;
-    let mut waiting = stage.make_pods(PODS)?;
+    let (mode, count) = (stage.mode, stage.mode.pods);
+    story.step(&format!("{count} pods through the CNI configuration list ({chain})"))?;
+    let mut waiting = stage.make_pods(count)?;
     let crowd = waiting.split_off(4);
     for attachment in waiting {
-        story.command(format!("CNI_COMMAND=ADD CNI_NETNS={} CNI_IFNAME=eth0 aws-cni", attachment.netns));
+        let annotated = attachment.annotations.iter().map(|(key, value)| format!("    # {key}: {value}"));
+        let annotated: String = annotated.collect();
+        story.command(format!("CNI_COMMAND=ADD CNI_NETNS={} CNI_IFNAME=eth0 aws-cni{annotated}", attachment.netns));
         let pod = stage.node.attach(attachment)?;
-        story.note(&format!("{} has {} after {} ms", pod.name, pod.ip, pod.took.as_millis()));
+        story.note(&format!("{} has {} after {} ms", pod.name, pod.ips.join(" and "), pod.took.as_millis()));
         stage.pods.push(pod);
     }
     story.go_on()?;
     story.command(format!("… and {} more, six at a time", crowd.len()));
     let failed = stage.attach(crowd);
-    story.claim(failed.is_empty(), &format!("all {PODS} ADDs succeeded"), slowest(&stage.pods, &failed));
-    let different: BTreeSet<&str> = stage.pods.iter().map(|p| p.ip.as_str()).collect();
+    story.claim(failed.is_empty(), &format!("all {count} ADDs succeeded"), slowest(&stage.pods, &failed));
+    let addresses = stage.addresses();
+    let different: BTreeSet<&str> = addresses.iter().map(|(_, ip)| *ip).collect();
     story.claim(
-        different.len() == stage.pods.len(),
+        different.len() == addresses.len(),
         "no address was given twice",
         format!("{} addresses", different.len()),
     );
     story.go_on()?;
 
-    // WARM_ENI_TARGET: a whole interface's worth beyond what is used.
-    let pool = stage.live.until(&stage.node, story, Duration::from_secs(30), String::new, |p| {
-        p.addresses >= p.assigned + 29 && p.calls == 0 && p.waiting == 0
+    // A whole interface's worth, or a prefix, beyond what is used.
+    let pool = stage.live.until(&stage.node, story, Duration::from_secs(60), String::new, |p| {
+        let first = p.first_card();
+        first.addresses >= first.assigned + mode.warm && p.calls == 0 && p.waiting == 0
     })?;
     stage.pool()?;
-    let first = pool.enis.get(&0).map_or(0, |e| e.addresses.len());
-    let grown = pool.enis.len() > 1 && first < PODS;
-    story.claim(grown, &format!("the node grew past its first interface, which holds {first}"), &pool);
+    let first = pool.enis.get(&(0, mode.devices.0)).map_or(0, |e| e.pods.len());
+    if mode.devices.1.is_some() {
+        let grown = pool.enis.len() > mode.start.enis && first < count;
+        story.claim(grown, &format!("the node grew: its first interface for pods has {first} of them"), &pool);
+    } else {
+        let grown = pool.enis.len() == mode.start.enis && first == count;
+        story.claim(grown, "and the node did not have to grow: one interface has them all", &pool);
+    }
     let shown = pool.pods();
-    let agree = stage.pods.iter().all(|p| shown.get(p.name.as_str()) == Some(&p.ip.as_str()));
-    story.claim(
-        agree && shown.len() == stage.pods.len(),
-        "/v1/enis shows every pod with the address its ADD returned",
-        "",
-    );
+    let agree =
+        stage.pods.iter().all(|p| shown.get(p.name.as_str()) == Some(&p.ips.iter().map(String::as_str).collect()));
+    story.claim(agree && shown.len() == stage.pods.len(), "/v1/enis shows every pod with what its ADD returned", "");
     same_as_ec2(stage, story, &pool);
-    Ok(())
+    super::places::show(stage, story, &pool)
 }
 
 fn slowest(pods: &[Pod], failed: &[(String, anyhow::Error)]) -> String {
@@ -95,16 +107,21 @@ pub fn same_as_ec2(stage: &Stage, story: &mut Story, pool: &Pool) {
     let evidence = stage.node.sim_state().map(|state| {
         let (ours, owned) = (pool.all(), owned(&state));
         let differ: Vec<&str> = ours.symmetric_difference(&owned).map(String::as_str).collect();
-        (differ.is_empty(), if differ.is_empty() { format!("{} addresses", owned.len()) } else { differ.join(" ") })
+        (differ.is_empty(), if differ.is_empty() { format!("{} of them", owned.len()) } else { differ.join(" ") })
     });
-    story.claim_of("EC2 says the same: these are the node's secondary addresses, no fewer and no more", evidence);
+    story.claim_of("EC2 says the same: these addresses and prefixes are the node's, no fewer and no more", evidence);
 }
 
-/// Secondary addresses of interfaces in use.
+/// Secondary addresses and prefixes of interfaces in use. IPv6 pods come from prefixes alone.
 pub fn owned(state: &Value) -> BTreeSet<String> {
     let enis = state["enis"].as_array().into_iter().flatten().filter(|e| !e["attachment"].is_null());
-    let addresses = enis.flat_map(|e| e["secondary"].as_array().cloned().unwrap_or_default());
-    addresses.filter_map(|a| a.as_str().map(str::to_owned)).collect()
+    let blocks = enis.flat_map(|eni| {
+        let of = |name: &str| eni[name].as_array().cloned().unwrap_or_default();
+        let texts = |list: Vec<Value>| list.into_iter().filter_map(|v| v.as_str().map(str::to_owned));
+        let single = texts(of("secondary")).map(|address| format!("{address}/32"));
+        single.chain(texts(of("prefixes"))).chain(texts(of("ipv6_prefixes"))).collect::<Vec<_>>()
+    });
+    blocks.collect()
 }
 
 /// The first digits of a component's digest.

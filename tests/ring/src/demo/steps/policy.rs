@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 
 use super::super::custom_policy;
-use super::super::stage::{MORE_PODS, PODS, Stage, at_once};
+use super::super::stage::{MORE_PODS, Stage, at_once};
 use super::super::story::Story;
 use super::pods::{same_as_ec2, short};
 use crate::Node;
 use crate::shell::run;
 
-/// What the policy is told to hold: more than the pods, less than a warm interface makes it.
-const HOLD: u64 = 48;
+/// What is told where there is nothing to hold.
+const NOTHING: &str = "0";
 
 pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
     story.step(&format!("A custom policy comes in while {MORE_PODS} more pods start"))?;
@@ -24,9 +24,10 @@ pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let digest = digest.split_whitespace().next().unwrap_or_default().to_owned();
     let mut waiting = stage.make_pods(MORE_PODS)?;
 
-    story.command("kubectl apply    # what the kubelet makes of it: ..data -> ..v1, with policy.wasm (policies/examples/hour) and day = night = 48");
+    let first = stage.mode.holds.as_ref().map(|(first, _)| first);
+    let hold = first.map_or(NOTHING.to_owned(), |h| h.setting.to_string());
+    story.command(format!("kubectl apply    # what the kubelet makes of it: ..data -> ..v1, with policy.wasm (policies/examples/hour) and day = night = {hold}"));
     let begun = Instant::now();
-    let hold = HOLD.to_string();
     let files = [("policy.wasm", component.as_slice()), ("day", hold.as_bytes()), ("night", hold.as_bytes())];
     // The first pods start before the swap, the last ones after it.
     let late = waiting.split_off(MORE_PODS / 2);
@@ -36,7 +37,7 @@ pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let (results, in_force) = stage.live.during(node, || {
         std::thread::scope(|scope| {
             let pods = scope.spawn(|| at_once(late, |a| (a.pod.clone(), node.attach(a))));
-            let in_force = wait_for(node, this_story, &digest, &hold);
+            let in_force = wait_for(node, this_story, &digest, first.map(|h| h.setting));
             (pods.join(), in_force)
         })
     });
@@ -62,29 +63,44 @@ pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
         "",
     );
 
-    let pool = stage
-        .live
-        .until(&stage.node, story, Duration::from_secs(20), String::new, |p| p.addresses == HOLD && p.calls == 0)?;
-    let assigned = (PODS + MORE_PODS) as u64;
+    let assigned = stage.addresses().len() as u64;
+    let Some(hold) = first else {
+        let pool = stage.pool()?;
+        story.claim(
+            pool.assigned() == assigned && pool.all() == before.all(),
+            "in IPv6 there is nothing for it to decide: one prefix has them all",
+            &pool,
+        );
+        same_as_ec2(stage, story, &pool);
+        return Ok(());
+    };
+    let patience = Duration::from_secs(60);
+    let pool =
+        stage.live.until(&stage.node, story, patience, String::new, |p| p.each_has(hold.addresses) && p.calls == 0)?;
+    let was = before.first_card().addresses;
     story.claim(
-        pool.assigned == assigned && before.addresses != HOLD,
-        &format!("the pool follows: {} addresses became {HOLD}", before.addresses),
+        pool.assigned() == assigned && was != hold.addresses,
+        &format!("the pool follows: {was} addresses became {}", hold.addresses),
         format!("{pool}, {:.1} s after the swap", begun.elapsed().as_secs_f64()),
     );
     same_as_ec2(stage, story, &pool);
     story.command("curl http://127.0.0.1:61679/v1/decisions");
-    story.claim_of("the custom component made the targets, the built-in one the plan", decided(&stage.node, HOLD));
+    story.claim_of(
+        "the custom component made the targets, the built-in one the plan",
+        decided(&stage.node, hold.setting),
+    );
     Ok(())
 }
 
-/// Until `/v1/policy` names the component, and a decision used the setting.
-fn wait_for(node: &Node, story: &Story, digest: &str, hold: &str) -> Result<(Value, Duration)> {
+/// Until `/v1/policy` names the component, and a decision, where there are any, used the setting.
+fn wait_for(node: &Node, story: &Story, digest: &str, hold: Option<u64>) -> Result<(Value, Duration)> {
     let begun = Instant::now();
     let mut last = Value::Null;
     while begun.elapsed() < Duration::from_secs(10) {
         story.go_on()?;
         last = serde_json::from_str(&node.introspect("/v1/policy")?)?;
-        if last["custom"]["digest"] == digest && decided(node, hold.parse()?).is_ok_and(|(holds, _)| holds) {
+        let used = || hold.is_none_or(|hold| decided(node, hold).is_ok_and(|(holds, _)| holds));
+        if last["custom"]["digest"] == digest && used() {
             return Ok((last, begun.elapsed()));
         }
         std::thread::sleep(Duration::from_millis(20));

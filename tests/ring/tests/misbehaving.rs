@@ -1,0 +1,69 @@
+//! Every guest of `tests/guests` in a running daemon: whatever the policy does, pods keep getting addresses.
+
+mod support;
+
+use std::fs;
+
+use reservoir_kube::testing::{NODES, Objects};
+use ring::Node;
+use ring::cluster::put_node;
+use serde_json::{Value, json};
+use support::guests::{guest, names};
+use support::lab::{PROGRAMS, lab};
+
+const EACH: usize = 2;
+
+fn policy(node: &Node) -> anyhow::Result<Value> {
+    Ok(serde_json::from_str(&node.introspect("/v1/policy")?)?)
+}
+
+/// Calls of custom components that failed so far.
+fn failures(node: &Node) -> u64 {
+    let counts = policy(node).unwrap()["counts"]["failed"].clone();
+    let custom = counts.as_object().into_iter().flatten().filter(|(what, _)| what.starts_with("custom/"));
+    custom.filter_map(|(_, n)| n.as_u64()).sum()
+}
+
+/// Components that came in so far, and those that did not.
+fn loads(node: &Node) -> anyhow::Result<(u64, u64)> {
+    let counts = policy(node)?["counts"].clone();
+    Ok((counts["loads"].as_u64().unwrap_or_default(), counts["loads_failed"].as_u64().unwrap_or_default()))
+}
+
+#[test]
+fn pods_get_addresses_whatever_the_policy_does() {
+    if !ring::skip::can_run("pods_get_addresses_whatever_the_policy_does", PROGRAMS) {
+        return;
+    }
+    let env = [("WARM_IP_TARGET", "1"), ("MINIMUM_IP_TARGET", "1"), ("RESERVOIR_ADD_WAIT_SECONDS", "10")];
+    let mut lab = lab("secondary", "c5.4xlarge", &env);
+    let objects = Objects::new();
+    put_node(&objects, "us-west-2a", 250);
+    lab.node.start_cluster(&objects).unwrap();
+    lab.start();
+    lab.wait_for("the policy runtime", |n| Ok(!policy(n)?.is_null()));
+    let (mut in_force, mut failing) = (0, 0);
+    let mut pods = 0;
+    for name in names() {
+        // A guest passes its trial while the node has no label, and is provoked by one.
+        objects.change(NODES, "node-1", &json!({"metadata": {"labels": null}}));
+        let (before, failed) = (loads(&lab.node).unwrap(), failures(&lab.node));
+        fs::write(lab.node.dir().join("policy/policy.wasm"), guest(&name)).unwrap();
+        lab.wait_for(&format!("{name} is tried"), |n| Ok(loads(n)? != before));
+        objects.change(NODES, "node-1", &json!({"metadata": {"labels": {"provoke": "yes"}}}));
+        let crowd: Vec<String> = (0..EACH).map(|n| format!("{name}-{n}")).collect();
+        for (pod, added) in crowd.iter().zip(lab.add_all(&crowd)) {
+            let decisions = || lab.node.introspect("/v1/decisions").unwrap_or_default();
+            let last = |text: String| text.lines().rev().take(4).map(str::to_owned).collect::<Vec<_>>().join("\n");
+            added.unwrap_or_else(|why| panic!("{pod} gets no address: {why}\n{}", last(decisions())));
+        }
+        pods += EACH;
+        in_force += usize::from(loads(&lab.node).unwrap().0 > before.0);
+        failing += usize::from(failures(&lab.node) > failed);
+    }
+    eprintln!("{} guests, {in_force} were in force, {failing} failed while pods came; {pods} pods", names().len());
+    assert!(in_force > names().len() / 2, "most guests pass their trial");
+    assert!(failing > names().len() / 4, "and many of them are provoked");
+    assert_eq!(lab.node.pool().unwrap().1, pods as u64);
+    lab.audit();
+}
