@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
-use reservoir_core::checkpoint;
 use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, Instance, Request};
 use reservoir_core::kube::EniConfigKeys;
 use reservoir_core::limits::{CardLimits, Hypervisor, InstanceLimits, trunk_compatible};
@@ -221,11 +220,7 @@ async fn start(
             network
                 .set_up_host(&instance.mac, instance.local_ipv4, &vpc)
                 .map_err(|e| anyhow!("failed to set up the host's network: {e}"))?;
-            let mut all = Vec::new();
-            for card in cards {
-                let found = recovery::read_for(&checkpoint::path(&checkpoint, card), &*network, unix, ipv6)?;
-                all.push((card, found));
-            }
+            let mut all = recovery::read_cards(&checkpoint, &cards, &*network, unix, ipv6)?;
             // Rules of an address that any card's file still knows are in use.
             let kept: Vec<_> = all.iter().flat_map(|(_, f)| &f.kept).map(|(_, ip)| *ip).collect();
             for (_, found) in &mut all {

@@ -245,17 +245,21 @@ impl Service {
 
     async fn release(&self, key: &Key, r: &rpc::DelNetworkRequest) -> Result<Vec<Released>, DelError> {
         let result = self.pool.del(key).await;
-        let entry = match &result {
+        let entries = match &result {
             // The plugin may report success all the same: what stays taken is looked at when the pod is gone.
-            Err(DelError::Checkpoint(_)) => key.clone(),
-            // A pod whose entry was rebuilt from the host has another key. This may also be the late DEL of an older
-            // sandbox of its name, so the entry goes only when the veth has gone.
-            Err(DelError::Store(StoreError::UnknownPod)) => recovery::key(&r.k8s_pod_namespace, &r.k8s_pod_name),
+            Err(DelError::Checkpoint(_)) => vec![key.clone()],
+            // A pod whose entry was rebuilt from the host has another key, one for each of its interfaces. This may also be
+            // the late DEL of an older sandbox of its name, so the entry goes only when the veth has gone.
+            Err(DelError::Store(StoreError::UnknownPod)) => {
+                let cards = self.pool.look(|manager, _| manager.cards().len());
+                recovery::keys(&r.k8s_pod_namespace, &r.k8s_pod_name, cards)
+            }
             _ => return result,
         };
-        let held = self.pool.look(|manager, _| manager.lookup(&entry));
-        let pod = |ip| recovery::Unproven::of(&entry, ip, &r.k8s_pod_namespace, &r.k8s_pod_name);
-        recovery::look_again(&self.pool, held.iter().map(|held| pod(held.ip)).collect());
+        let held = |entry: &Key| self.pool.look(|manager, _| manager.lookup(entry));
+        let pod = |entry: &Key, ip| recovery::Unproven::of(entry, ip, &r.k8s_pod_namespace, &r.k8s_pod_name);
+        let unproven = entries.iter().flat_map(|entry| held(entry).into_iter().map(move |held| (entry, held.ip)));
+        recovery::look_again(&self.pool, unproven.map(|(entry, ip)| pod(entry, ip)).collect());
         result
     }
 }

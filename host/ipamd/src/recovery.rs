@@ -154,21 +154,21 @@ pub fn read_cards(
     if let Some((at, path)) = missing {
         let told = all.iter().flat_map(|(_, found)| &found.kept).map(|(_, ip)| *ip).collect();
         // Whichever card they are on: the pool knows once it has its interfaces.
-        all[at].1 = lost(&path, network, &told);
+        all[at].1 = lost(&path, network, &told)?;
     }
     Ok(all)
 }
 
 /// There is no checkpoint: a fresh boot, the directory being a tmpfs; or the file was lost while pods run, and the host
 /// shows which. Those `told` of elsewhere are no loss.
-fn lost(path: &Path, network: &dyn HostNetwork, told: &HashSet<IpAddr>) -> Found {
-    let mut kept = network.pods().map(in_use).unwrap_or_default();
+fn lost(path: &Path, network: &dyn HostNetwork, told: &HashSet<IpAddr>) -> Result<Found, RecoveryError> {
+    let mut kept = network.pods().map(in_use).map_err(RecoveryError::Links)?;
     kept.retain(|(_, address)| !told.contains(address));
     if !kept.is_empty() {
         tracing::error!(file = %path.display(), pods = kept.len(), "there is no checkpoint, but the host shows pods: \
             their addresses are kept in use");
     }
-    Found { rewrite: !kept.is_empty(), unproven: unproven(&kept), kept, ..Found::default() }
+    Ok(Found { rewrite: !kept.is_empty(), unproven: unproven(&kept), kept, ..Found::default() })
 }
 
 /// Reads the checkpoint and sorts it by what the host shows.
@@ -185,7 +185,7 @@ pub fn read(path: &Path, network: &dyn HostNetwork, unix_seconds: u64) -> Result
 /// As [`read`].
 pub fn read_for(path: &Path, network: &dyn HostNetwork, unix_seconds: u64, ipv6: bool) -> Result<Found, RecoveryError> {
     let found = read_file(path, network, unix_seconds, ipv6)?;
-    Ok(found.unwrap_or_else(|| lost(path, network, &HashSet::new())))
+    found.map_or_else(|| lost(path, network, &HashSet::new()), Ok)
 }
 
 /// None: there is no such file.
