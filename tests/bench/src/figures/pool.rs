@@ -75,7 +75,7 @@ pub fn rounds(table: &mut Table) -> Result<()> {
             let capacity = node.shape(DAY).capacity;
             let (mut world, id) = one_node(&account, node, built_in()?)?;
             let start = |n: u32| Duration::from_secs(120) + Duration::from_millis(200) * n;
-            world.add_pods(id, (0..capacity).map(|n| Pod { start: start(n), stop: DAY }));
+            world.add_pods(id, (0..capacity).map(|n| Pod { name: format!("pod-{n}"), start: start(n), stop: DAY }));
             world.run_until(start(capacity) + Duration::from_secs(600));
             let policies = Policies::new(Options::default())?;
             let mut samples = Vec::with_capacity(ROUNDS);
