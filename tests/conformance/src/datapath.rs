@@ -6,6 +6,7 @@
 mod branch;
 mod fake;
 mod iptables;
+mod nft;
 mod ops;
 mod parse;
 mod plain;
@@ -116,7 +117,7 @@ fn outcome(case: &Case) -> Outcome {
         "connmark_iptables" => iptables::connmark(case),
         "branch_setup" => branch::setup(case),
         "branch_teardown" => branch::teardown(case),
-        "connmark_nft" => skip("the nftables connmark backend comes later; the iptables form is used with either kind"),
+        "connmark_nft" => nft::connmark(case),
         "egress" => skip("egress-cni comes later"),
         "conflist" => skip("the conflist's variants belong to features that come later"),
         "snapshot" => {

@@ -26,11 +26,15 @@ pub(super) fn host(case: &Case) -> Outcome {
         let got = text.unwrap_or_default();
         return claims(&[("the error", got.contains(wanted), got.clone())]);
     }
-    if case.inputs["connmark_backend"] == "nftables" {
-        return skip("the nftables connmark backend comes later");
-    }
     let has_random_fully = case.inputs["iptables_has_random_fully"] == true;
-    match desired::rules(&config(case), &facts(case), has_random_fully) {
+    let chains = desired::rules(&config(case), &facts(case), has_random_fully).map(|mut chains| {
+        if case.inputs["connmark_backend"] == "nftables" {
+            chains.retain(|chain| !chain.is_connmark());
+            chains.extend(desired::connmark_absent());
+        }
+        chains
+    });
+    match chains {
         Ok(chains) => state(case, &chains),
         Err(error) => Outcome::Failed { expected: "rules".to_owned(), got: error.to_string() },
     }
@@ -73,6 +77,27 @@ pub(super) fn connmark(case: &Case) -> Outcome {
         }
     }
     if case.expected["state"].is_object() { state(case, &chains) } else { Outcome::Passed }
+}
+
+/// The connmark rules of iptables go, once, when nftables has them.
+pub(super) fn connmark_moves_to_nftables(case: &Case) -> Outcome {
+    let mut nat = table("nat", &case.inputs["legacy_iptables"]["nat"]);
+    let mut once = Once::default();
+    let mut count = 0;
+    for _ in 0..runs(case) {
+        let done: Result<(), Error> = once.run(|| {
+            count += 1;
+            let edits = diff::diff(&desired::connmark_absent(), &nat);
+            diff::apply(&mut nat, &edits);
+            Ok(())
+        });
+        if let Err(error) = done {
+            return Outcome::Failed { expected: "no error".to_owned(), got: error.to_string() };
+        }
+    }
+    let expected = [table("nat", &case.expected["legacy_iptables"]["nat"])];
+    let wanted = format!("{:#?} in {} runs", content(&expected), case.expected["legacy_cleanup_runs"]);
+    case.compared(wanted, format!("{:#?} in {count} runs", content(&[nat])))
 }
 
 fn runs(case: &Case) -> u64 {

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use reservoir_core::ip::Ipv4Net;
+use reservoir_core::ip::IpNet;
 use reservoir_net::branch::EnforcingMode;
 use reservoir_net::rule::{Family, Rule};
-use reservoir_net::{IpPrefix, names, pod, table};
+use reservoir_net::{IpPrefix, eni, names, pod, table};
 use serde_json::{Value, json};
 
 use super::{Case, skip};
@@ -51,9 +51,9 @@ pub(super) fn table(case: &Case) -> Outcome {
 
 pub(super) fn gateway(case: &Case) -> Outcome {
     if case.inputs["subnet_cidr"].is_string() {
-        return match case.text("subnet_cidr").parse::<Ipv4Net>() {
-            Ok(subnet) => case.compared(case.expected, json!({"gateway": subnet.gateway()})),
-            Err(_) => skip("IPv6 comes later"),
+        return match case.text("subnet_cidr").parse::<IpNet>() {
+            Ok(subnet) => case.compared(case.expected, json!({"gateway": eni::gateway(subnet)})),
+            Err(_) => skip("the subnet cannot be read"),
         };
     }
     let index = case.number("index") as usize;
