@@ -34,6 +34,8 @@ pub(super) struct Create {
     token: String,
     /// What the subnet in turn was asked: a repeated call must be the same to the letter, or EC2 refuses its token.
     request: Option<Request>,
+    /// EC2 was asked what the subnets have left since it said that one has too few.
+    recounted: bool,
     tries: u32,
     made: Option<Interface>,
     pub device: Option<u32>,
@@ -91,6 +93,7 @@ impl Manager {
             exhausted: false,
             token,
             request: None,
+            recounted: false,
             tries: 0,
             made: None,
             device: None,
@@ -344,6 +347,14 @@ impl Manager {
                 ErrorKind::Unknown | ErrorKind::Throttled | ErrorKind::Unauthorized | ErrorKind::InterfaceLimit => {
                     return self.create_failed(now, *job, error);
                 }
+                // It may have some, if fewer: counted anew, once, what is left is asked for.
+                ErrorKind::NoFreeAddress if job.count > 1 && !job.recounted && job.eni_config.is_none() => {
+                    job.recounted = true;
+                    self.subnets_wanted = true;
+                    job.token = self.random.token();
+                    job.request = None;
+                    job.stage = Stage::Subnets;
+                }
                 kind => {
                     let Some(subnet) = job.candidates.pop_front() else { return };
                     if kind.is_exhausted() {
@@ -456,6 +467,8 @@ impl Manager {
                 match result {
                     Ok(()) => {
                         self.growth.succeed();
+                        // Attached by a call that was never answered: its attachment is still to be put right.
+                        self.put_right_later |= job.attachment.is_none();
                         let (spec, nets) = (self.spec_of(&made, job.card, device), self.blocks_told(&made));
                         let mut groups = made.security_groups.clone();
                         groups.sort();

@@ -213,6 +213,9 @@ impl Manager {
         // Spec 03 §8: five tries; what cannot succeed is not tried again.
         let hopeless = matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::NotFound);
         if retry.attempt >= 5 || hopeless {
+            // Tags are looked at by themselves; an interface that outlives its instance must not wait for a restart.
+            let request = retry.request;
+            self.put_right_later |= matches!(request, Request::SetDeleteOnTermination { .. });
             return self.log(Level::Warn, format!("{what} could not be set: {error}"));
         }
         let delay = retry_delay(Duration::from_millis(500), retry.attempt, &mut self.random);

@@ -147,6 +147,8 @@ pub struct Manager {
     announce_at: Option<Time>,
     announce_failures: u32,
     next_look: Time,
+    /// An attachment is not as it should be: the next look has EC2's view read.
+    put_right_later: bool,
     /// When to look for blocks of the other unit.
     sweep_at: Option<Time>,
     /// EC2's view was read once.
@@ -210,6 +212,7 @@ impl Manager {
             announce_at,
             announce_failures: 0,
             next_look: SLOW,
+            put_right_later: false,
             sweep_at: None,
             listed: false,
             decided: false,
@@ -296,6 +299,9 @@ impl Manager {
         self.adopt_again(now);
         if now.mono >= self.next_look {
             self.next_look = now.mono + self.look_every();
+            if std::mem::take(&mut self.put_right_later) {
+                self.verify(now);
+            }
             self.look(now);
         }
         self.notice_readiness();

@@ -99,3 +99,16 @@ fn an_interface_that_got_addresses_since_the_snapshot_stays() {
     answer(&mut w, &node, remove);
     assert!(w.m.cards().eni(&eni).is_none(), "a plan that knew of them is carried out");
 }
+
+#[test]
+fn an_attachment_that_could_not_be_set_right_is_looked_at_again() {
+    let mut w = World::new(50, SLOTS + 1);
+    w.ec2.faults = [("ModifyNetworkInterfaceAttribute", ErrorKind::NotFound)].into();
+    w.run(30);
+    let listings = w.count("DescribeInstances");
+    w.run(700);
+    assert!(w.ec2.faults.is_empty(), "the fault was met: {:?}", w.calls);
+    assert_eq!(w.count("DescribeInstances"), listings + 1, "{:?}", w.calls);
+    w.run(1300);
+    assert_eq!(w.count("DescribeInstances"), listings + 1, "once");
+}

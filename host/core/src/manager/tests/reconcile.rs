@@ -384,3 +384,22 @@ fn a_release_that_ec2_denies_is_asked_for_less_and_less() {
     let tried = w.count("UnassignPrivateIpAddresses");
     assert!((2..=12).contains(&tried), "{tried}");
 }
+
+#[test]
+fn a_subnet_that_has_too_few_gives_what_it_has_to_a_new_interface() {
+    let mut ec2 = Ec2 { free: 100, ..Ec2::default() };
+    let ip = |n| Ipv4Addr::new(10, 0, 1, n);
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), [ip(1), ip(2), ip(3)].into()));
+    let mut w = World::on(ec2, 0, Journal::default());
+    w.run(5);
+    for n in 0..3 {
+        w.add(&n.to_string()).unwrap();
+    }
+    // Others were quicker: one for the interface itself, one for a pod.
+    w.ec2.free = 2;
+    let ids: Vec<WaiterId> = (3..6).map(|n| w.add(&n.to_string()).unwrap_err()).collect();
+    w.run(9);
+    let served = ids.iter().filter(|id| w.answers[id].is_ok()).count();
+    assert_eq!((served, w.ec2.free), (1, 0), "{:?} {:?}", w.answers, w.calls);
+    w.check();
+}
