@@ -43,6 +43,7 @@ impl Manager {
         if last.is_some_and(|error| error.api == "AssignPrivateIpAddresses") {
             return Some(format!("the first addresses could not be had{why}"));
         }
-        (!self.decided || self.growing() > 0 || (self.settings.ec2 && !self.listed)).then(|| "the first addresses are on their way".to_owned())
+        (!self.decided || self.growing() > 0 || (self.settings.ec2 && !self.listed))
+            .then(|| "the first addresses are on their way".to_owned())
     }
 }
