@@ -34,13 +34,15 @@ pub fn decide(node: &Node, targets: &[Targets]) -> Result<Plan, String> {
 /// Adds one card's part and says why.
 fn plan_card(node: &Node, pool: &Pool<'_>, target: &Targets, plan: &mut Plan) -> String {
     let held = pool.total + pool.in_flight();
-    let wanted = i64::from(target.minimum_ips).max(pool.assigned + i64::from(pool.card.waiting));
+    // What cools comes too late for who waits.
+    let wanted = i64::from(target.minimum_ips).max(pool.needed());
     let short = pool.interfaces() < i64::from(target.warm_enis) && pool.room();
     if wanted > held {
         let missing = div_ceil(wanted - held, pool.unit_ips);
         let mut ways = grow(node, pool, missing);
         // Slots for what a minute may bring: an interface takes seconds to come.
-        if short {
+        // Closed interfaces count as held and bring nothing: pods must not wait for their slots.
+        if short || (ways.is_empty() && pool.room()) {
             ways.push(create(node, pool));
         }
         let reason = match (ways.first(), node.gates.grow) {

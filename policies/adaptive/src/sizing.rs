@@ -139,9 +139,12 @@ fn seconds(cidr: &Cidr) -> i64 {
     idle_seconds(cidr).into()
 }
 
-/// Fewer than a tenth of the addresses of the subnets that the node may use are free.
+/// Fewer than a tenth of the addresses of the subnets that the node may use are free. What the node itself holds beyond
+/// its pods counts as free: else having it would be the reason to give it back, and not having it the reason to ask.
 fn scarce(node: &Node) -> bool {
-    let (mut free, mut all) = (0_u64, 0_u64);
+    let own = node.enis.iter().flat_map(|eni| &eni.cidrs).filter(|cidr| cidr.idle()).map(|cidr| u64::from(cidr.size));
+    let coming = node.cards.iter().map(|card| u64::from(card.ips_in_flight));
+    let (mut free, mut all) = (own.chain(coming).sum::<u64>(), 0_u64);
     for subnet in node.subnets.iter().filter(|s| s.standing == reservoir_policy_sdk::Standing::Eligible) {
         let length = subnet.cidr.rsplit_once('/').and_then(|(_, length)| length.parse::<u32>().ok());
         let (Some(length), Some(known)) = (length, subnet.free_ips) else { return false };
@@ -286,6 +289,20 @@ mod tests {
         node.subnets[0].free_ips = Some(300);
         let (held, reason) = hold(&node, &[]);
         assert_eq!(held, 5, "{reason}");
+    }
+
+    #[test]
+    fn what_the_node_holds_does_not_make_its_subnets_scarce() {
+        // A /24: scarce below 26. With 30 free and 2 spare it asks for more; it has them, and keeps them.
+        let small = |held, free| {
+            let mut node = node(held, 2, 100);
+            node.subnets[0].cidr = "10.0.0.0/24".to_owned();
+            node.subnets[0].free_ips = Some(free);
+            node
+        };
+        let (before, after) = (small(4, 30), small(14, 20));
+        assert!(!scarce(&before) && !scarce(&after));
+        assert!(scarce(&small(4, 20)));
     }
 
     #[test]
