@@ -14,7 +14,7 @@ help:
 	@echo 'make scenarios     a day of each workload under each policy, scored (release build)'
 	@echo 'make policies      rebuild the committed .wasm components (needs the wasm32-wasip2 target)'
 	@echo 'make check         format and lints alone'
-	@echo 'make rings         the test rings alone: RING=unit|conformance|policy|sim|kernel|e2e|moto|cnitool'
+	@echo 'make rings         the test rings alone: RING=unit|conformance|policy|sim|pool|kernel|e2e|moto|cnitool|vlan'
 	@echo 'make setup         install what the above need'
 
 setup:
@@ -46,7 +46,8 @@ doc: setup
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --locked --workspace --no-deps --document-private-items
 
 conformance: setup
-	cargo run --locked --quiet -p conformance -- $(VECTORS)
+	cargo build --locked --workspace --all-targets
+	RUST_LOG=off $${CARGO_TARGET_DIR:-target}/debug/conformance $(VECTORS)
 
 bench: setup plugin
 	cargo build --locked --release -p reservoir-ipamd -p reservoir-sim -p bench --bins

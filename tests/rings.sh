@@ -5,6 +5,11 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 only=${1:-}
+names='unit conformance policy sim pool kernel e2e moto cnitool vlan'
+if [ -n "$only" ] && [[ " $names " != *" $only "* ]]; then
+    echo "rings: there is no ring $only; there are: $names" >&2
+    exit 2
+fi
 export RING_BINARIES="${CARGO_TARGET_DIR:-$PWD/target}/debug" RING_PLUGIN="${CARGO_TARGET_DIR:-$PWD/target}/cni/aws-cni"
 summary=()
 failed=0
@@ -55,9 +60,11 @@ ring unit tests --lib --bins
 # shellcheck disable=SC2046 # a list of words
 ring conformance tests $(targets conformance)
 # shellcheck disable=SC2046
-ring policy tests $(targets reservoir-policy policy-test reservoir-policy-default reservoir-policy-sdk)
+ring policy tests $(targets reservoir-policy policy-test reservoir-policy-default reservoir-policy-adaptive reservoir-policy-sdk)
 # shellcheck disable=SC2046
-ring sim tests $(targets reservoir-sim reservoir-cloud reservoir-rpc reservoir-ipamd)
+ring sim tests $(targets reservoir-sim reservoir-cloud reservoir-kube reservoir-rpc reservoir-ipamd)
+# shellcheck disable=SC2046
+ring pool tests $(targets properties)
 # shellcheck disable=SC2046
 ring kernel tests $(targets reservoir-net aws-cni)
 # shellcheck disable=SC2046

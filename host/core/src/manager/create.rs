@@ -110,6 +110,12 @@ impl Manager {
         !usable.is_empty() && usable.iter().all(|s| self.refused.until(s, unit, now.mono).is_some())
     }
 
+    /// Whether others may have taken from the subnets since their free addresses were counted.
+    fn count_is_old(&self, now: Now) -> bool {
+        let old = |at: Time| now.mono.saturating_sub(at) > Duration::from_secs(1);
+        !self.settings.custom_networking && self.subnets_seen.is_some_and(old)
+    }
+
     /// Makes the call that the stage of a creation stands for.
     pub(super) fn create_step(&mut self, now: Now, id: JobId) {
         let Some(Job::Create(mut job)) = self.jobs.remove(&id) else { return };
@@ -347,8 +353,8 @@ impl Manager {
                 ErrorKind::Unknown | ErrorKind::Throttled | ErrorKind::Unauthorized | ErrorKind::InterfaceLimit => {
                     return self.create_failed(now, *job, error);
                 }
-                // It may have some, if fewer: counted anew, once, what is left is asked for.
-                ErrorKind::NoFreeAddress if job.count > 1 && !job.recounted && job.eni_config.is_none() => {
+                // What was known was old, and it may have some, if fewer: counted anew, once, what is left is asked for.
+                ErrorKind::NoFreeAddress if job.count > 1 && !job.recounted && self.count_is_old(now) => {
                     job.recounted = true;
                     self.subnets_wanted = true;
                     job.token = self.random.token();

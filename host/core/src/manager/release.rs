@@ -32,9 +32,9 @@ impl Release {
     }
 }
 
-/// IMDS shows what was given back for so long at most. A daemon that starts in that time must not hand it out: what EC2
-/// has taken back may be another node's by then.
-const IMDS_BEHIND: Duration = Duration::from_secs(60);
+/// IMDS may show what was given back for so long: half a minute as a rule, more than one now and then (spec 03 §16.3). A
+/// daemon that starts in that time must not hand it out: what EC2 has taken back may be another node's by then.
+const IMDS_BEHIND: Duration = Duration::from_secs(180);
 
 /// Gone at EC2, and still in the journal.
 #[derive(Debug)]

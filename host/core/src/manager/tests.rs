@@ -733,7 +733,7 @@ fn a_failed_attach_or_set_up_leaves_nothing_behind() {
     w.run(60);
     assert_eq!(w.m.cards().stats(w.at).total, 4);
     w.check();
-    w.run(70);
+    w.run(190);
     assert!(w.journal.removing.is_empty());
 }
 
@@ -758,7 +758,7 @@ fn what_is_released_and_removed_is_gone_everywhere() {
     assert_eq!(w.m.cards().enis().count(), 2);
     w.warm = 0;
     w.release_all = true;
-    w.run(200);
+    w.run(500);
     assert_eq!(w.m.cards().stats(w.at).total, 0);
     assert_eq!(w.m.cards().enis().count(), 1, "the primary stays");
     assert_eq!(w.ec2.enis.len(), 1);
