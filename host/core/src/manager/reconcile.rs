@@ -200,8 +200,12 @@ impl Manager {
         let may_call = self.settings.provisioning;
         self.journal.returning.retain(|(eni, text)| {
             let under_way = jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, text)));
-            if eni != id || under_way || given_back.iter().any(|g| g.is(eni, Some(text))) {
+            if eni != id || under_way {
                 return true;
+            }
+            if let Some(given_back) = given_back.iter().find(|g| g.is(eni, Some(text))) {
+                // EC2 lists it once more after its minute (spec 01 §8.4): it is ours again.
+                return !(given_back.is_settled(now.mono) && listed.iter().any(|net| net.to_string() == *text));
             }
             let Some(net) = listed.iter().find(|net| net.to_string() == *text).filter(|_| may_call) else {
                 return false;
@@ -212,6 +216,8 @@ impl Manager {
         if self.journal.returning.len() != before {
             self.write_journal();
         }
+        let kept = &self.journal.returning;
+        self.given_back.retain(|g| g.net().is_none_or(|net| kept.iter().any(|(e, n)| g.is(e, Some(n)) && n == net)));
         if !again.is_empty() {
             self.tell_ec2_of(now, id, &again);
         }

@@ -36,6 +36,9 @@ impl Release {
 /// daemon that starts in that time must not hand it out: what EC2 has taken back may be another node's by then.
 const IMDS_BEHIND: Duration = Duration::from_secs(180);
 
+/// The same of EC2's own listings (spec 01 §1.9).
+const EC2_BEHIND: Duration = Duration::from_secs(60);
+
 /// Gone at EC2, and still in the journal.
 #[derive(Debug)]
 pub(super) struct GivenBack {
@@ -48,6 +51,15 @@ pub(super) struct GivenBack {
 impl GivenBack {
     pub fn is(&self, eni: &str, net: Option<&str>) -> bool {
         self.eni == eni && self.net.as_deref() == net
+    }
+
+    pub fn net(&self) -> Option<&str> {
+        self.net.as_deref()
+    }
+
+    /// What EC2 lists by now is no echo.
+    pub fn is_settled(&self, now: Time) -> bool {
+        self.at + EC2_BEHIND < now
     }
 
     pub fn forgotten_at(&self) -> Time {
