@@ -51,7 +51,7 @@ async fn prepare(url: &str) -> (Account, String) {
         primary: interface.network_interface_id().unwrap().to_owned(),
         cidr: "10.20.0.0/16".parse().unwrap(),
         ipv6_cidr,
-        lacks: &[Lack::Prefixes, Lack::ClientToken],
+        lacks: &[Lack::Prefixes, Lack::ClientToken, Lack::SubnetIpv6],
     };
     (account, mac)
 }

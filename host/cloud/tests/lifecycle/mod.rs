@@ -31,6 +31,8 @@ pub enum Lack {
     Prefixes,
     /// A client token is ignored.
     ClientToken,
+    /// The IPv6 block of a subnet is not told.
+    SubnetIpv6,
 }
 
 /// The client, and how many calls it made.
@@ -73,7 +75,9 @@ pub async fn run(node: &mut Node, account: &Account) {
     addresses(node, &eni).await;
     prefixes(node, account, &eni).await;
     shrink(node, &eni).await;
-    of_ipv6(node, account).await;
+    if !account.lacks.contains(&Lack::SubnetIpv6) {
+        of_ipv6(node, account).await;
+    }
 }
 
 /// What the account shows of itself.
@@ -87,7 +91,8 @@ async fn what_is_there(node: &mut Node, account: &Account) {
     let subnets = node.call(Request::DescribeSubnets { vpc: account.vpc.clone(), availability_zone: zone }).await;
     let Ok(Answer::Subnets(subnets)) = subnets else { panic!("{subnets:?}") };
     let [SubnetFacts { id, cidr, ipv6_cidr, free_ips, tags }] = subnets.as_slice() else { panic!("{subnets:?}") };
-    assert_eq!((id, *ipv6_cidr), (&account.subnet, Some(account.ipv6_cidr)));
+    let told = !account.lacks.contains(&Lack::SubnetIpv6);
+    assert_eq!((id, *ipv6_cidr), (&account.subnet, told.then_some(account.ipv6_cidr)));
     assert_eq!(cidr.unwrap(), account.cidr);
     assert_eq!(tags, &[("kubernetes.io/role/cni".to_owned(), "1".to_owned())]);
     assert!(*free_ips > 0 && *free_ips < account.cidr.size(), "{free_ips}");
