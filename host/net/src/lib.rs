@@ -16,7 +16,7 @@
 //! | [`pods`] | rules of pods as the daemon sees them | 02 §6.7, §7; 04 §12 |
 //! | [`links`] | interfaces, and news of them | 04 §9 |
 //!
-//! | [`testing`] | what a host holds, compared with what it should hold | 05 §18 |
+//! | `testing` (feature) | what a host holds, compared with what it should hold | 05 §18 |
 //!
 //! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod`, `branch` and what they stand on.
 

@@ -31,7 +31,7 @@ pub const MIN_MTU_V6: u32 = 1280;
 pub struct PodSetup {
     /// `CNI_NETNS`.
     pub netns: PathBuf,
-    /// Of both ends at creation. [`check`] does not look at it: a pod keeps the MTU it was born with.
+    /// Of both ends at creation. [`check()`] does not look at it: a pod keeps the MTU it was born with.
     pub mtu: u32,
     /// The first is the one the runtime asked for; see [`names`] for the names of the others.
     pub interfaces: Vec<PodInterface>,
