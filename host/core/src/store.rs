@@ -150,12 +150,6 @@ impl Store {
         })
     }
 
-    /// Whether a pod holds the address here.
-    #[must_use]
-    pub fn holds(&self, ip: IpAddr) -> bool {
-        self.assignments().any(|(held, _)| held == ip)
-    }
-
     /// Whether the address lies in a CIDR of this card.
     #[must_use]
     pub fn covers(&self, ip: IpAddr) -> bool {
