@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use cni_plugin::error::Error;
 use reservoir_net::branch::{BranchPod, BranchSetup};
 use reservoir_net::names;
 use reservoir_net::pod::{PodInterface, PodSetup};
@@ -11,7 +12,6 @@ use reservoir_rpc::{
     VERSION,
 };
 
-use crate::error::Error;
 use crate::result::{AddResult, Saved, Wired};
 use crate::{Deps, Invocation};
 

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use cni_plugin::error::Error;
 use reservoir_net::branch::{BranchPod, EnforcingMode};
 use reservoir_net::names;
 use reservoir_net::pod::{PodInterface, PodSetup};
 
-use crate::error::Error;
 use crate::prev_result::PrevResult;
 use crate::{Deps, Invocation};
 

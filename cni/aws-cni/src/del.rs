@@ -4,12 +4,12 @@
 //! (down, or it gave the address back in an earlier DEL that did not come to its end, DW-6), the saved result is used,
 //! but only for an address that no other pod has been given since.
 
+use cni_plugin::error::Error;
 use reservoir_net::pod::PodAddress;
 use reservoir_rpc::{DelNetworkReply, DeleteNpRequest, REASON_POD_DELETED, UNKNOWN_POD};
 use tonic::Code;
 
 use crate::add::{address_of, del_request, has_policy, vlan_of};
-use crate::error::Error;
 use crate::prev_result::SavedAddress;
 use crate::{Deps, Invocation};
 

@@ -5,70 +5,23 @@
 
 use std::path::PathBuf;
 
+use cni_plugin::json::{object, text};
+use cni_plugin::log::Level;
+pub use cni_plugin::netconf::Header;
+use cni_plugin::prev_result;
+use cni_plugin::version::CniVersion;
 pub use reservoir_net::branch::EnforcingMode;
 use reservoir_net::{names, pod};
 use reservoir_rpc::IPAMD_SOCKET;
 use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::inputs::{Command, is_identifier};
-use crate::json::{object, text};
-use crate::log::Level;
 use crate::prev_result::{PrevResult, PrevResultError};
-use crate::version::CniVersion;
 
 /// The annotations that the runtime passes on, because the conflist declares this capability.
 const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// Asks for one interface per network card when its value is [`MULTI_NIC`].
 const NIC_CONFIG: &str = "k8s.amazonaws.com/nicConfig";
 const MULTI_NIC: &str = "multi-nic-attachment";
-
-/// A configuration with a name, of a version not yet looked at.
-#[derive(Clone, Debug)]
-pub struct Header {
-    name: String,
-    version: String,
-    object: Map<String, Value>,
-}
-
-impl Header {
-    /// Reads stdin.
-    ///
-    /// # Errors
-    /// Codes 6 and 7.
-    pub fn parse(stdin: &[u8]) -> Result<Self, Error> {
-        let value: Value = serde_json::from_slice(stdin).map_err(|error| Error::Decode(error.to_string()))?;
-        let Value::Object(object) = value else {
-            return Err(Error::Decode(format!("it must be a JSON object, but is {value}")));
-        };
-        let string = |key| text(&object, key).map(Option::unwrap_or_default).map(str::to_owned).map_err(Error::Decode);
-        let (name, version) = (string("name")?, string("cniVersion")?);
-        if name.is_empty() {
-            return Err(Error::NoNetworkName);
-        }
-        if !is_identifier(&name) {
-            return Err(Error::NetworkName(name));
-        }
-        Ok(Self { name, version, object })
-    }
-
-    /// The protocol version asked for.
-    ///
-    /// # Errors
-    /// Code 1 for one we do not speak.
-    pub fn version(&self) -> Result<CniVersion, Error> {
-        CniVersion::parse(&self.version).ok_or_else(|| Error::IncompatibleVersion(self.version.clone()))
-    }
-
-    /// The same for a command that came into the protocol with `since`.
-    ///
-    /// # Errors
-    /// Code 1, also when the version is older.
-    pub fn version_from(&self, since: CniVersion, command: Command) -> Result<CniVersion, Error> {
-        let version = self.version()?;
-        if version < since { Err(Error::NotInThisVersion(command)) } else { Ok(version) }
-    }
-}
 
 /// The configuration, checked and with defaults.
 #[derive(Clone, Debug)]
@@ -128,7 +81,7 @@ impl NetConf {
             return Err(NetConfError::Socket(ipamd_socket.to_owned()));
         }
         let enforcing_mode = EnforcingMode::parse(string("podSGEnforcingMode")?.unwrap_or_default());
-        let prev_result = match object(&conf, "prevResult").map_err(NetConfError::Decode)? {
+        let prev_result = match prev_result::of(&conf).map_err(NetConfError::Decode)? {
             Some(result) => Some(PrevResult::parse(result, version)?),
             None => None,
         };

@@ -1,7 +1,6 @@
 //! What the plugin does to the kernel. [`KernelNet`] is the real thing.
 
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use reservoir_net::branch::{self, BranchPod, BranchSetup};
@@ -59,11 +58,7 @@ pub trait PodNet {
 
     /// Whether `netns` is the namespace of this process. A path that cannot be looked at is not.
     fn is_own_namespace(&self, netns: &Path) -> bool {
-        let id = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-        match (id(netns), id(Path::new("/proc/thread-self/ns/net"))) {
-            (Ok(theirs), Ok(ours)) => theirs == ours,
-            _ => false,
-        }
+        cni_plugin::is_own_namespace(netns)
     }
 
     /// Whether there is anything at the path `netns`.

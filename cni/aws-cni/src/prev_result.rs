@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 
+use cni_plugin::json::{field, object, objects, text};
+pub use cni_plugin::prev_result::PrevResultError;
+use cni_plugin::prev_result::check_version;
+use cni_plugin::version::{CniVersion, ResultFormat};
 use reservoir_net::{names, table};
 use serde_json::{Map, Value};
 
 use crate::args::PodArgs;
-use crate::json::{field, objects, text};
-use crate::version::{CniVersion, ResultFormat};
 
 /// A result in the newest form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,20 +41,6 @@ pub struct Ip {
     pub interface: Option<usize>,
     /// Of a branch interface.
     pub gateway: Option<IpAddr>,
-}
-
-/// Why a previous result cannot be read. The doubled words are the ones operators know.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PrevResultError {
-    #[error("could not parse prevResult: result type supports [{supported}] but unmarshalled CNIVersion is {got:?}")]
-    Version {
-        /// What the configuration's version can hold.
-        supported: &'static str,
-        /// What was found.
-        got: String,
-    },
-    #[error("could not parse prevResult: {0}")]
-    Decode(String),
 }
 
 /// One address of a pod as ADD left it.
@@ -87,15 +75,7 @@ impl PrevResult {
     /// # Errors
     /// A version the configuration's cannot hold, or a value of the wrong type.
     pub fn parse(result: &Map<String, Value>, version: CniVersion) -> Result<Self, PrevResultError> {
-        let own = text(result, "cniVersion").map_err(PrevResultError::Decode)?.unwrap_or_default();
-        if !own.is_empty() && CniVersion::parse(own).map(CniVersion::format) != Some(version.format()) {
-            let supported = match version.format() {
-                ResultFormat::Addresses => " 0.1.0 0.2.0",
-                ResultFormat::Interfaces => "0.3.0 0.3.1 0.4.0",
-                ResultFormat::Current => "1.0.0 1.1.0",
-            };
-            return Err(PrevResultError::Version { supported, got: own.to_owned() });
-        }
+        check_version(result, version)?;
         match version.format() {
             ResultFormat::Addresses => addresses_only(result),
             ResultFormat::Interfaces | ResultFormat::Current => with_interfaces(result),
@@ -217,7 +197,7 @@ fn with_interfaces(result: &Map<String, Value>) -> Result<PrevResult, String> {
 fn addresses_only(result: &Map<String, Value>) -> Result<PrevResult, String> {
     let mut ips = Vec::new();
     for key in ["ip4", "ip6"] {
-        if let Some(family) = crate::json::object(result, key)? {
+        if let Some(family) = object(result, key)? {
             let address = text(family, "ip")?.unwrap_or_default().to_owned();
             ips.push(Ip { address, interface: None, gateway: None });
         }

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
+use cni_plugin::json::to_indented;
+use cni_plugin::version::{CniVersion, ResultFormat};
 use reservoir_net::names;
 use serde::Serialize;
 
 use crate::args::PodArgs;
-use crate::json::to_indented;
-use crate::version::{CniVersion, ResultFormat};
 
 /// A wired pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -56,6 +56,7 @@ impl Level {
 /// Where lines go. The file is opened with the first line.
 #[derive(Debug)]
 pub struct Log {
+    plugin: &'static str,
     level: Level,
     target: Target,
 }
@@ -75,14 +76,15 @@ struct Line<'a> {
 }
 
 impl Log {
-    /// `file` is a path, or empty or `stderr` for stderr. `stdout` would damage the result: it counts as stderr.
+    /// Lines of `plugin`. `file` is a path, or empty or `stderr` for stderr. `stdout` would damage the result: it counts
+    /// as stderr.
     #[must_use]
-    pub fn new(file: &str, level: Level) -> Self {
+    pub fn new(plugin: &'static str, file: &str, level: Level) -> Self {
         let target = match file {
             "" | "stderr" | "stdout" => Target::Stderr,
             path => Target::File { path: PathBuf::from(path), open: RefCell::new(None) },
         };
-        Self { level, target }
+        Self { plugin, level, target }
     }
 
     /// For who wants to know everything.
@@ -117,7 +119,7 @@ impl Log {
         let line = Line {
             level: level.as_str(),
             ts: &timestamp(SystemTime::now()),
-            caller: &format!("aws-cni/{file}:{}", caller.line()),
+            caller: &format!("{}/{file}:{}", self.plugin, caller.line()),
             msg: &msg.to_string(),
         };
         let Ok(mut text) = serde_json::to_string(&line) else { return };
@@ -128,7 +130,7 @@ impl Log {
             Target::File { path, open } => append(path, open, text.as_bytes()),
         };
         if let Err(error) = written {
-            let _ = write!(io::stderr(), "aws-cni: cannot write to the log: {error}\n{text}");
+            let _ = write!(io::stderr(), "{}: cannot write to the log: {error}\n{text}", self.plugin);
         }
     }
 }
@@ -245,7 +247,7 @@ mod tests {
     fn one_object_per_line_from_the_level_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/dir/plugin.log");
-        let log = Log::new(path.to_str().unwrap(), Level::parse("INFO"));
+        let log = Log::new("a-plugin", path.to_str().unwrap(), Level::parse("INFO"));
         log.debug("hidden");
         log.info("two\nlines");
         log.error("\"quoted\"");
@@ -253,7 +255,7 @@ mod tests {
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2, "{text}");
         assert_eq!((&lines[0]["level"], &lines[0]["msg"]), (&"info".into(), &"two\nlines".into()));
-        assert!(lines[1]["caller"].as_str().unwrap().starts_with("aws-cni/log.rs:"), "{text}");
+        assert!(lines[1]["caller"].as_str().unwrap().starts_with("a-plugin/log.rs:"), "{text}");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
@@ -278,6 +280,6 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_made_does_not_stop_anything() {
-        Log::new("/proc/nowhere/plugin.log", Level::Debug).info("shown on stderr");
+        Log::new("a-plugin", "/proc/nowhere/plugin.log", Level::Debug).info("shown on stderr");
     }
 }

@@ -110,7 +110,8 @@ impl Environment {
 }
 
 /// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`: container ids and network names.
-pub(crate) fn is_identifier(text: &str) -> bool {
+#[must_use]
+pub fn is_identifier(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }

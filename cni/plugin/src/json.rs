@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The value of `key`, in any letter case: deployed configurations were only ever read that way (spec 04 §2.2).
+#[must_use]
 pub fn field<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     let found = object
         .get(key)
@@ -12,6 +13,9 @@ pub fn field<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value>
 }
 
 /// The string at `key`, if there is one.
+///
+/// # Errors
+/// It is something else.
 pub fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, String> {
     match field(object, key) {
         None => Ok(None),
@@ -21,6 +25,9 @@ pub fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a 
 }
 
 /// The object at `key`, if there is one.
+///
+/// # Errors
+/// It is something else.
 pub fn object<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Map<String, Value>>, String> {
     match field(parent, key) {
         None => Ok(None),
@@ -30,6 +37,9 @@ pub fn object<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Option<&'
 }
 
 /// The objects in the list at `key`; none if it is absent.
+///
+/// # Errors
+/// It is something else.
 pub fn objects<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Vec<&'a Map<String, Value>>, String> {
     match field(parent, key) {
         None => Ok(Vec::new()),

@@ -50,8 +50,13 @@ pub enum Error {
     #[error("plugin's netns and netns from CNI_NETNS should not be the same")]
     SameNamespace,
     /// STATUS: an ADD would fail.
-    #[error("the plugin is not available: ipamd does not answer")]
-    NotServing(String),
+    #[error("the plugin is not available: {msg}")]
+    NotAvailable {
+        /// What it lacks.
+        msg: &'static str,
+        /// More about it.
+        details: String,
+    },
     /// Whatever the plugin's own work runs into; the text is complete.
     #[error("{0}")]
     Plugin(String),
@@ -86,7 +91,7 @@ impl Error {
             Self::Decode(_) => 6,
             Self::NoNetworkName | Self::NetworkName(_) => 7,
             Self::SameNamespace => 8,
-            Self::NotServing(_) => 50,
+            Self::NotAvailable { .. } => 50,
             Self::Plugin(_) | Self::Explained { .. } => 999,
         }
     }
@@ -99,8 +104,7 @@ impl Error {
             }
             Self::ContainerId(value) | Self::NetworkName(value) => value.clone(),
             Self::InterfaceName { details, .. } => (*details).to_owned(),
-            Self::NotServing(why) => why.clone(),
-            Self::Explained { details, .. } => details.clone(),
+            Self::NotAvailable { details, .. } | Self::Explained { details, .. } => details.clone(),
             Self::NotInThisVersion(_)
             | Self::UnknownCommand(_)
             | Self::MissingVariables(_)
