@@ -4,8 +4,9 @@
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reservoir_net::MacAddr;
@@ -121,6 +122,24 @@ impl World {
         peer.ip()
     }
 
+    /// Counts, behind the wire of the primary interface, what comes with the pod's address and what with the node's.
+    fn watch_the_wire(&self) {
+        let rule = |what: &str, source: Ipv4Addr| {
+            self.rest.command("nft", &format!("add counter ip wire {what}"));
+            self.rest
+                .command("nft", &format!("add rule ip wire in iifname eth0 ip saddr {source} counter name {what}"));
+        };
+        self.rest.command("nft", "add table ip wire");
+        self.rest.command("nft", "add chain ip wire in { type filter hook prerouting priority -400; }");
+        rule("pod", POD);
+        rule("node", NODE);
+    }
+
+    fn seen_on_the_wire(&self, what: &str) -> u64 {
+        let text = self.rest.command("nft", &format!("list counter ip wire {what}"));
+        text.split_whitespace().skip_while(|w| *w != "packets").nth(1).unwrap().parse().unwrap()
+    }
+
     /// Packets that have left by an interface of the node.
     fn sent(&self, interface: &str) -> u64 {
         let path = format!("/sys/class/net/{interface}/statistics/tx_packets");
@@ -187,5 +206,49 @@ fn a_list_that_changes_all_the_time_never_lets_a_packet_out_unmasked() {
             let seen = talking.join().unwrap();
             assert!(seen.iter().all(|peer| *peer == IpAddr::from(NODE)), "{seen:?}");
         });
+    });
+}
+
+/// Destinations go to and fro between what is translated and what is not, and so does all: a packet that is led out by
+/// the primary interface has the node's address, at every moment.
+#[test]
+fn no_packet_leaves_by_the_primary_interface_as_the_pods() {
+    let test = "no_packet_leaves_by_the_primary_interface_as_the_pods";
+    each_form(test, |world, iptables| {
+        if Command::new("nft").arg("--version").output().is_err() {
+            let _: Option<()> = skip(test, "needs nft, the witness");
+            return;
+        }
+        world.apply(iptables, false, &["10.0.0.0/16"]);
+        world.watch_the_wire();
+        let end = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                world.pod.run(|| {
+                    let mut sent = 0_u32;
+                    while !end.load(Ordering::Relaxed) {
+                        // A socket each, so that each is a new connection.
+                        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+                        let target = if sent.is_multiple_of(2) { LATER } else { INTERNET };
+                        let _ = socket.send_to(b"as whom?", (target, 9));
+                        sent += 1;
+                    }
+                    sent
+                })
+            });
+            for _ in 0..10 {
+                world.apply(iptables, false, &["10.0.0.0/16", "100.64.0.0/16"]);
+                world.apply(iptables, false, &["100.64.0.0/16", "10.0.0.0/16"]);
+                world.apply(iptables, false, &["10.0.0.0/16"]);
+                world.apply(iptables, true, &["10.0.0.0/16"]);
+            }
+            world.apply(iptables, false, &["10.0.0.0/16"]);
+            std::thread::sleep(Duration::from_millis(50));
+            end.store(true, Ordering::Relaxed);
+            sending.join().unwrap()
+        });
+        let (pod, node) = (world.seen_on_the_wire("pod"), world.seen_on_the_wire("node"));
+        assert!(sent > 100 && node > 100, "{sent} sent, {node} as the node: {iptables:?}");
+        assert_eq!(pod, 0, "of {sent} packets, {node} as the node: {iptables:?}");
     });
 }

@@ -114,23 +114,48 @@ impl Iptables {
         let desired = desired::rules(config, facts, self.version.has_random_fully())?;
         let (marking, others): (Vec<_>, Vec<_>) = desired.into_iter().partition(DesiredChain::is_connmark);
         let programs = &self.programs;
+        // What is marked leaves by the primary interface, and must be translated there. A packet may be between the two
+        // hooks while the rules change, so marking ends in a step before translation does, and begins with it or after.
         match self.backend {
+            Backend::Iptables if config.external_snat => {
+                self.remove_other_form();
+                Ok(write(&self.programs, &marking, "nat")? + write_all(&self.programs, &others)?)
+            }
             Backend::Iptables => {
                 let changes = write_all(programs, &[others, marking].concat())?;
-                if let Err(error) = self.other_form.run(|| connmark::clean_up().map(drop)) {
-                    tracing::warn!(%error, "cannot remove the nftables table ip aws-cni; trying again next time");
-                }
+                self.remove_other_form();
                 Ok(changes)
+            }
+            Backend::Nftables if config.external_snat => {
+                let changes = connmark::clean_up()?;
+                self.remove_other_form();
+                Ok(changes + write_all(&self.programs, &others)?)
             }
             Backend::Nftables => {
-                let changes = write_all(programs, &others)? + apply_nftables(config, facts)?;
+                let exempt = desired::exempt_cidrs(config, facts);
+                let connmark = Connmark { mark: config.mark, veth_prefix: config.veth_prefix.clone(), exempt };
+                let changes = connmark.exempt_more()? + write_all(programs, &others)? + connmark.set_up()?;
                 // Not before the new form is there, so that connections are marked at every moment.
-                let absent = desired::connmark_absent();
-                if let Err(error) = self.other_form.run(|| write(programs, &absent, "nat").map(drop)) {
-                    tracing::warn!(%error, "cannot remove connmark rules of iptables; trying again next time");
-                }
+                self.remove_other_form();
                 Ok(changes)
             }
+        }
+    }
+
+    /// Removes, once, connmark rules of the form that is not ours.
+    fn remove_other_form(&mut self) {
+        let programs = &self.programs;
+        let (removed, what) = match self.backend {
+            Backend::Iptables => {
+                (self.other_form.run(|| connmark::clean_up().map(drop)), "the nftables table ip aws-cni")
+            }
+            Backend::Nftables => {
+                let absent = desired::connmark_absent();
+                (self.other_form.run(|| write(programs, &absent, "nat").map(drop)), "connmark rules of iptables")
+            }
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove {what}; trying again next time");
         }
     }
 
@@ -176,14 +201,6 @@ impl Iptables {
     }
 }
 
-fn apply_nftables(config: &SnatConfig, facts: &SnatFacts) -> Result<usize, Error> {
-    if config.external_snat {
-        return connmark::clean_up();
-    }
-    let exempt = desired::exempt_cidrs(config, facts);
-    Connmark { mark: config.mark, veth_prefix: config.veth_prefix.clone(), exempt }.set_up()
-}
-
 fn write_all(programs: &Programs, desired: &[DesiredChain]) -> Result<usize, Error> {
     TABLES.iter().map(|table| write(programs, desired, table)).sum()
 }
@@ -192,7 +209,8 @@ fn write(programs: &Programs, desired: &[DesiredChain], table: &str) -> Result<u
     write_with(programs, table, |programs| programs.save(table), |actual| diff::diff(desired, actual))
 }
 
-/// Reads a table, writes what is to change, and does so again if others change it meanwhile.
+/// Reads a table, writes what is to change, and does so again if others change it meanwhile. New destinations that are
+/// not marked go in by a step of their own, before all the rest.
 fn write_with(
     programs: &Programs,
     table: &str,
@@ -200,18 +218,36 @@ fn write_with(
     mut plan: impl FnMut(&Table) -> Vec<diff::Edit>,
 ) -> Result<usize, Error> {
     let mut attempt = 1;
+    let mut done = 0;
     loop {
         let actual = ruleset::parse_table(table, &save(programs)?);
         let edits = plan(&actual);
         if edits.is_empty() {
-            return Ok(0);
+            return Ok(done);
         }
-        match programs.restore(&diff::script(table, &edits)) {
-            Ok(()) => return Ok(edits.len()),
+        let first = first_step(&edits);
+        let is_last = first.is_empty() || first.len() == edits.len();
+        let step = if is_last { &edits } else { &first };
+        match programs.restore(&diff::script(table, step)) {
+            Ok(()) => {
+                done += step.len();
+                if is_last {
+                    return Ok(done);
+                }
+            }
             Err(error) if attempt == ATTEMPTS => return Err(error.within(format!("changing table {table}"))),
             // Somebody changed the table between our reading and writing.
-            Err(error) => tracing::debug!(%error, table, attempt, "iptables-restore failed, reading again"),
+            Err(error) => {
+                tracing::debug!(%error, table, attempt, "iptables-restore failed, reading again");
+                attempt += 1;
+            }
         }
-        attempt += 1;
     }
+}
+
+/// New exemptions from marking, if the chain is there.
+fn first_step(edits: &[diff::Edit]) -> Vec<diff::Edit> {
+    let is_of = |edit: &diff::Edit| matches!(edit, diff::Edit::Insert(chain, _) if chain == desired::CONNMARK_CHAIN);
+    let is_new = |edit: &diff::Edit| matches!(edit, diff::Edit::NewChain(chain) if chain == desired::CONNMARK_CHAIN);
+    if edits.iter().any(is_new) { Vec::new() } else { edits.iter().filter(|e| is_of(e)).cloned().collect() }
 }

@@ -192,6 +192,20 @@ impl Connmark {
         edits
     }
 
+    /// Adds what is newly exempt to a table that is there, and changes nothing else: the first half of a change after
+    /// which less is marked. Returns how many changes that took.
+    ///
+    /// # Errors
+    /// As [`Connmark::set_up`].
+    pub fn exempt_more(&self) -> Result<usize, Error> {
+        change("changing nftables table ip aws-cni", |table| {
+            let has_chain = table.is_some_and(|t| t.chain(MARK_CHAIN).is_some_and(|c| c.base.is_none()));
+            let edits = if has_chain { self.plan(table)? } else { Vec::new() };
+            let is_exemption = |edit: &Edit| matches!(edit, Edit::Insert { chain, .. } if chain == MARK_CHAIN);
+            Ok(edits.into_iter().filter(is_exemption).collect())
+        })
+    }
+
     /// Brings the table in line and returns how many changes that took.
     ///
     /// # Errors
