@@ -33,6 +33,8 @@ pub struct Store {
     enis: Vec<Eni>,
     by_key: HashMap<Key, IpAddr>,
     orphans: Vec<Orphan>,
+    /// Addresses that orphans gave up while their CIDRs were not here, and when: they cool wherever they turn up.
+    given_up: Vec<(IpAddr, Time)>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,8 @@ impl Store {
     /// address rests (inclusive), none for a negative IP_COOLDOWN_PERIOD.
     #[must_use]
     pub fn new(card: u32, unit: Unit, ipv6: bool, cooldown: Duration) -> Self {
-        Self { card, unit, ipv6, cooldown, enis: Vec::new(), by_key: HashMap::new(), orphans: Vec::new() }
+        let (enis, by_key, orphans, given_up) = (Vec::new(), HashMap::new(), Vec::new(), Vec::new());
+        Self { card, unit, ipv6, cooldown, enis, by_key, orphans, given_up }
     }
 
     /// Takes an interface in, without any CIDR.
@@ -87,8 +90,8 @@ impl Store {
         Ok(())
     }
 
-    /// Adds a CIDR. An orphan whose address lies in it is taken back. `wanted`: a plan asked for it, so that it serves
-    /// pods whatever its unit; that is noted of one that is here already too.
+    /// Adds a CIDR. An orphan whose address lies in it is taken back, and one that was given up just now cools. `wanted`: a
+    /// plan asked for it, so that it serves pods whatever its unit; that is noted of one that is here already too.
     ///
     /// # Errors
     /// [`Error::UnknownEni`], [`Error::DuplicateCidr`].
@@ -119,6 +122,11 @@ impl Store {
             let eni = &mut self.enis[at];
             eni.cidrs[position].occupy(orphan.address, orphan.assignment);
             eni.assigned += 1;
+        }
+        let (back, still) = std::mem::take(&mut self.given_up).into_iter().partition(|(ip, _)| net.contains(*ip));
+        self.given_up = still;
+        for (ip, at_time) in back {
+            self.enis[at].cidrs[position].cool(ip, at_time);
         }
         Ok(())
     }
@@ -238,6 +246,8 @@ impl Store {
             eni.cidrs[cidr].vacate(ip, Some(now))
         } else {
             let at = self.orphans.iter().position(|o| o.address == ip).ok_or(Error::UnknownPod)?;
+            self.given_up.retain(|(_, since)| now <= *since + self.cooldown);
+            self.given_up.push((ip, now));
             Some(self.orphans.swap_remove(at).assignment)
         };
         let assignment = assignment.ok_or(Error::UnknownPod)?;
@@ -271,6 +281,7 @@ impl Store {
                     eni.cidrs[cidr].occupy(ip, assignment);
                     eni.assigned += 1;
                 } else {
+                    self.given_up.retain(|(other, _)| *other != ip);
                     self.orphans.push(Orphan { address: ip, assignment });
                 }
             }
@@ -527,6 +538,12 @@ impl Cidr {
             self.addresses.remove(at);
         }
         Some(taken)
+    }
+
+    /// A pod gave the address up at `since`, before the CIDR was here.
+    fn cool(&mut self, ip: IpAddr, since: Time) {
+        self.record(ip).released = Some(since);
+        self.last_used = self.last_used.max(Some(since));
     }
 
     fn cooling(&self, now: Time, cooldown: Duration) -> u32 {

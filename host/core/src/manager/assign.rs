@@ -17,8 +17,17 @@ pub(super) struct Assign {
     pub count: u32,
     /// The try with 1 after the try with all (spec 01 §3.5).
     last_try: bool,
+    /// EC2 has refused once: the try with 1 is under way.
+    refused: bool,
     /// EC2 said that the interface is fuller than we knew: its real addresses are being read.
     resync: bool,
+}
+
+impl Assign {
+    /// Whether its answer tells what the subnet has; `lapsed`: EC2 had nothing there last.
+    pub fn probes(&self, subnet: &str, unit: Unit, lapsed: bool) -> bool {
+        self.subnet == subnet && self.unit == unit && (self.refused || lapsed)
+    }
 }
 
 impl Manager {
@@ -34,6 +43,11 @@ impl Manager {
             return Err(format!("I7: EC2 refused {} more, asked again in {seconds} s", a.eni));
         }
         let (card, subnet) = (eni.card, eni.subnet.clone());
+        let last_try = |job: &Job| matches!(job, Job::Assign(other) if other.eni == a.eni && other.refused);
+        if self.jobs.values().any(last_try) || self.is_probed(now, &subnet, a.unit) {
+            // The same call once more would be refused once more.
+            return Err(format!("I7: EC2 has refused in {subnet}, it is being asked for less"));
+        }
         // What was under way when the plan was made may have come since (I5).
         let taken = self.cards.slots_used(&a.eni).and_then(|used| u32::try_from(used).ok()).unwrap_or(u32::MAX);
         let taken = taken.saturating_add(self.slots_under_way().get(&a.eni).copied().unwrap_or(0));
@@ -44,7 +58,8 @@ impl Manager {
         let count = self.within_free(now, &subnet, a.unit, a.count.min(free), 0);
         let request = Request::AssignPrivateIpAddresses { eni: a.eni.clone(), unit: a.unit, count };
         let eni = a.eni.clone();
-        let job = Assign { card, eni, subnet, unit: a.unit, count, last_try: count == 1, resync: false };
+        let job =
+            Assign { card, eni, subnet, unit: a.unit, count, last_try: count == 1, refused: false, resync: false };
         let id = self.start(Job::Assign(job));
         self.call(now, id, request);
         Ok(())
@@ -54,6 +69,7 @@ impl Manager {
         match result {
             Ok(Answer::Assigned { addresses, prefixes }) => {
                 self.growth.succeed();
+                self.refused.granted(&job.subnet, job.unit);
                 self.took_from(&job.subnet, addresses.len(), prefixes.len());
                 self.put_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes), false);
                 if job.last_try {
@@ -93,6 +109,7 @@ impl Manager {
                 // The ladder serves exhaustion; a call that EC2 throttles or does not answer is not made twice.
                 ErrorKind::NoFreeAddress | ErrorKind::NoFreePrefix | ErrorKind::Refused if !job.last_try => {
                     job.last_try = true;
+                    job.refused = true;
                     job.count = 1;
                     let request = Request::AssignPrivateIpAddresses { eni: job.eni.clone(), unit: job.unit, count: 1 };
                     self.jobs.insert(id, Job::Assign(job));

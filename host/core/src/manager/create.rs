@@ -66,6 +66,13 @@ impl Create {
         if asked && self.unit == Unit::Ip { self.count + 1 } else { 0 }
     }
 
+    /// Whether its answer tells what the subnet has. `may`: or may come to tell it.
+    pub fn probes(&self, subnet: &str, unit: Unit, may: bool) -> bool {
+        let chosen = self.stage == Stage::Create;
+        let this = if chosen { self.candidates.front().is_some_and(|s| s == subnet) } else { may };
+        self.made.is_none() && self.unit == unit && this
+    }
+
     pub fn is_for(&self, eni: &str) -> bool {
         self.made.as_ref().is_some_and(|m| m.eni == eni)
     }
@@ -81,6 +88,9 @@ impl Manager {
         let others = self.settings.subnet_discovery && !self.settings.custom_networking && self.subnets_seen.is_none();
         if !others && self.no_subnet_has_any(now, c.unit) {
             return Err("I7: no subnet has any left".to_owned());
+        }
+        if !others && self.others_find_out(now, c.unit) {
+            return Err("I7: every subnet has refused, one call finds out what there is again".to_owned());
         }
         let token = self.random.token();
         let id = self.start(Job::Create(Box::new(Create {
@@ -108,6 +118,32 @@ impl Manager {
     fn no_subnet_has_any(&self, now: Now, unit: Unit) -> bool {
         let usable = self.usable_subnets();
         !usable.is_empty() && usable.iter().all(|s| self.refused.until(s, unit, now.mono).is_some())
+    }
+
+    /// EC2 had nothing of the subnet, and a call under way finds out whether it has again: who else wants of it waits for
+    /// that, so that an empty subnet costs one call at a time.
+    pub(super) fn is_probed(&self, now: Now, subnet: &str, unit: Unit) -> bool {
+        let lapsed = self.refused.lapsed(subnet, unit, now.mono);
+        self.jobs.values().any(|job| match job {
+            Job::Assign(assign) => assign.probes(subnet, unit, lapsed),
+            Job::Create(create) => lapsed && create.probes(subnet, unit, false),
+            _ => false,
+        })
+    }
+
+    /// An interface that is begun now could only wait for what others find out: each subnet that may be used has refused,
+    /// and others are about to ask it.
+    fn others_find_out(&self, now: Now, unit: Unit) -> bool {
+        let asked = |subnet: &String| {
+            self.is_probed(now, subnet, unit)
+                || self.jobs.values().any(|job| matches!(job, Job::Create(c) if c.probes(subnet, unit, true)))
+        };
+        let closed = |subnet: &String| {
+            self.refused.until(subnet, unit, now.mono).is_some()
+                || self.refused.lapsed(subnet, unit, now.mono) && asked(subnet)
+        };
+        let usable = self.usable_subnets();
+        !usable.is_empty() && usable.iter().all(closed)
     }
 
     /// Whether others may have taken from the subnets since their free addresses were counted.
@@ -279,7 +315,7 @@ impl Manager {
         let usable = |m: &Self, unit: Unit, s: &str| {
             let allowed = m.subnets.is_empty() && s == m.settings.instance.subnet
                 || m.subnets.iter().any(|f| f.id == s && m.subnet_standing(f) != Standing::Forbidden) && m.of_family(s);
-            allowed && m.refused.until(s, unit, now.mono).is_none()
+            allowed && m.refused.until(s, unit, now.mono).is_none() && !m.is_probed(now, s, unit)
         };
         let Some(Job::Create(job)) = self.jobs.get(&id) else { return };
         let unit = job.unit;
@@ -337,6 +373,7 @@ impl Manager {
                 job.made = list.into_iter().next();
                 if let Some(made) = &job.made {
                     let (addresses, prefixes) = (made.secondary.len() + 1, made.prefixes.len());
+                    self.refused.granted(&made.subnet, job.unit);
                     self.took_from(&made.subnet.clone(), addresses, prefixes);
                 }
                 job.tries = 0;

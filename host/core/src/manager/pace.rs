@@ -108,6 +108,16 @@ impl Refused {
         self.enis.insert(eni.to_owned(), now + Self::FOR);
     }
 
+    /// EC2 has given of the subnet.
+    pub fn granted(&mut self, subnet: &str, unit: Unit) {
+        self.subnets.remove(&(subnet.to_owned(), unit));
+    }
+
+    /// EC2 had nothing there, it may be asked again, and whether it has anything now is not known yet.
+    pub fn lapsed(&self, subnet: &str, unit: Unit, now: Time) -> bool {
+        self.subnets.get(&(subnet.to_owned(), unit)).is_some_and(|until| *until < now)
+    }
+
     pub fn eni_until(&self, eni: &str, now: Time) -> Option<Time> {
         self.enis.get(eni).copied().filter(|until| *until >= now)
     }

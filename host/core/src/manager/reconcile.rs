@@ -229,6 +229,22 @@ impl Manager {
         self.jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, net)))
     }
 
+    /// Takes out of the journal what was to be given back of interfaces that are gone: neither list of EC2's has them, and
+    /// the pool does not either.
+    fn forget_returning_of_gone(&mut self, listed: &HashSet<&str>) {
+        let (jobs, cards, given_back) = (&self.jobs, &self.cards, &self.given_back);
+        let before = self.journal.returning.len();
+        self.journal.returning.retain(|(eni, net)| {
+            listed.contains(eni.as_str())
+                || cards.eni(eni).is_some()
+                || jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, net)))
+                || given_back.iter().any(|g| g.is(eni, Some(net)))
+        });
+        if self.journal.returning.len() != before {
+            self.write_journal();
+        }
+    }
+
     /// Interfaces of the store that EC2 does not list.
     fn drop_missing(&mut self, now: Now, job: &Verify) {
         // Either list may be short: one that any of them names is there.
@@ -266,6 +282,7 @@ impl Manager {
                 }
             }
         }
+        self.forget_returning_of_gone(&listed);
     }
 
     /// Brings the stores in step with IMDS where it is the only source (ENABLE_IMDS_ONLY_MODE): what comes is used, what is

@@ -79,7 +79,10 @@ impl Manager {
         while let Some(old) = self.given_back.pop_front_if(|g| g.forgotten_at() <= now.mono) {
             match &old.net {
                 Some(net) => self.journal.returning.retain(|(e, n)| *e != old.eni || n != net),
-                None => self.journal.removing.retain(|e| *e != old.eni),
+                None => {
+                    self.journal.removing.retain(|e| *e != old.eni);
+                    self.journal.returning.retain(|(e, _)| *e != old.eni);
+                }
             }
             forgotten = true;
         }

@@ -16,7 +16,7 @@ const DETACH_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Remove {
     pub eni: EniSpec,
-    /// Whether it still takes a place on the instance.
+    /// Whether it still takes a place on the instance, as far as EC2 has told: a detach takes a while after its answer.
     pub attached: bool,
     stage: RemoveStage,
     pub retry: Retry,
@@ -88,7 +88,10 @@ impl Manager {
                         job.retry = Retry { at: None, attempt: 1, request };
                     }
                     // No attachment: straight to the delete (spec 01 W12).
-                    None => self.detached(now, &mut job, delete, Duration::ZERO),
+                    None => {
+                        job.attached = false;
+                        self.detached(now, &mut job, delete, Duration::ZERO);
+                    }
                 }
             }
             (RemoveStage::Find | RemoveStage::Delete, Err(e)) if e.kind == ErrorKind::NotFound => {
@@ -96,6 +99,7 @@ impl Manager {
             }
             (RemoveStage::Detach, Ok(_)) => self.detached(now, &mut job, delete, DETACH_PAUSE),
             (RemoveStage::Detach, Err(e)) if e.kind == ErrorKind::NotFound => {
+                job.attached = false;
                 self.detached(now, &mut job, delete, Duration::ZERO);
             }
             (RemoveStage::Delete, Ok(_)) => return self.gone(now, job),
@@ -117,6 +121,9 @@ impl Manager {
                     self.verify(now);
                     return self.ask(now.mono);
                 }
+                // What EC2 will not delete for another reason than its use is off the instance.
+                let told = !matches!(error.kind, ErrorKind::InUse | ErrorKind::Throttled | ErrorKind::Unknown);
+                job.attached &= stage != RemoveStage::Delete || !told;
                 let first = Duration::from_millis(if stage == RemoveStage::Delete { 500 } else { 200 });
                 let delay = retry_delay(first, job.retry.attempt, &mut self.random);
                 job.retry.attempt += 1;

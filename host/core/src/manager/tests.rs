@@ -16,6 +16,8 @@ use crate::store::{Error as StoreError, Key, PodMeta};
 
 mod cards;
 mod ec2;
+mod ends;
+mod exhaustion;
 mod ipv6;
 mod kubernetes;
 mod prefixes;

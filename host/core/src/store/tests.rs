@@ -107,6 +107,27 @@ fn an_orphan_keeps_its_address_until_the_cidr_is_back() {
 }
 
 #[test]
+fn what_an_orphan_gave_up_cools_when_its_cidr_is_back() {
+    let mut s = store(&[("eni-a", 0, &["10.0.0.1/32"])]);
+    let key = Key::new("n", "c", "i");
+    let text = checkpoint::entry(&key, "10.0.0.2".parse().unwrap(), 5, &PodMeta::default());
+    let entries = checkpoint::parse(&checkpoint::render([text.as_str()].into_iter())).unwrap();
+    s.restore(checkpoint::sort(entries, false, |_, _| true).kept);
+    // A checkpoint that could not be written takes it back, cooling and all.
+    let released = s.release(&key, secs(10)).unwrap();
+    s.undo(released.change);
+    assert_eq!(s.orphans().len(), 1);
+    s.release(&key, secs(20)).unwrap();
+    let net = "10.0.0.2/32".parse().unwrap();
+    s.add_cidr("eni-a", net, false, secs(25)).unwrap();
+    assert_eq!(add(&mut s, "1", 25).unwrap(), "10.0.0.1");
+    assert_eq!(s.stats(secs(25)).cooling, 1);
+    assert_eq!(add(&mut s, "2", 50), Err(Error::NoAddress), "thirty seconds, inclusive");
+    assert_eq!(s.take_cidr("eni-a", net, secs(50)), Err(Error::Cooling), "I4");
+    assert_eq!(add(&mut s, "2", 51).unwrap(), "10.0.0.2");
+}
+
+#[test]
 fn what_is_in_use_stays() {
     let mut s = store(&[("eni-a", 0, &["10.0.0.1/32"])]);
     add(&mut s, "1", 0).unwrap();

@@ -1,0 +1,80 @@
+//! Subnets that have nothing: what is asked, and how often.
+
+use super::*;
+
+/// Two cards of one interface each, in one subnet.
+fn two_cards(free: u32) -> World {
+    let mut ec2 = Ec2 { free, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.enis.insert("eni-1".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.cards.insert("eni-1".to_owned(), 1);
+    let journal = Journal { managed: vec!["eni-1".to_owned()], ..Journal::default() };
+    let mut s = settings();
+    s.cards = vec![0, 1];
+    s.subnet_discovery = false;
+    World::with(s, ec2, 2, journal)
+}
+
+#[test]
+fn while_one_is_asked_for_the_interface_is_not_asked_for_more() {
+    let mut ec2 = Ec2::default();
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    // Without discovery nobody has counted what the subnet has.
+    let mut w = World::with(Settings { subnet_discovery: false, ..settings() }, ec2, 2, Journal::default());
+    w.run_ms(400);
+    let before = w.count("AssignPrivateIpAddresses");
+    assert_eq!(before, 2, "all, then one: {:?}", w.calls);
+    let plan = w.m.snapshot(w.now());
+    let growth = Growth::Assign(Assign { eni: "eni-0".to_owned(), unit: Unit::Ip, count: 1 });
+    let now = w.now();
+    let refused = w.m.start_growth(now, &growth).unwrap_err();
+    assert!(refused.starts_with("I7: "), "{refused}");
+    assert_eq!(plan.cards[0].ips_in_flight, 1, "what is under way is what was asked for");
+    w.run(5);
+    let now = w.now();
+    assert!(w.m.start_growth(now, &growth).is_ok(), "the host does not forbid: the policy is told of the subnet");
+}
+
+#[test]
+fn an_empty_subnet_costs_one_ladder_for_all_cards() {
+    let mut w = two_cards(0);
+    w.run(60);
+    let before = w.calls.len();
+    // Two minutes and a little: it may be asked once more.
+    w.run(122);
+    let assigns = w.calls[before..].iter().filter(|c| *c == "AssignPrivateIpAddresses").count();
+    assert_eq!(assigns, 2, "all, then one, on one card: {:?}", &w.calls[before..]);
+    let creates = w.calls[before..].iter().filter(|c| *c == "CreateNetworkInterface").count();
+    assert_eq!(creates, 0, "{:?}", &w.calls[before..]);
+}
+
+#[test]
+fn what_a_subnet_has_again_reaches_all_cards() {
+    let mut w = two_cards(0);
+    w.run(60);
+    let one = w.add("1").unwrap_err();
+    w.run(1);
+    assert!(matches!(w.answers[&one], Err(Refusal::SubnetFull { .. })), "{:?}", w.answers);
+    w.ec2.free = 20;
+    w.run(200);
+    let total = |w: &World, card: u32| w.m.cards().get(card).unwrap().store().stats(w.at).total;
+    assert_eq!((total(&w, 0), total(&w, 1)), (2, 1));
+    w.check();
+}
+
+#[test]
+fn several_interfaces_come_at_once_again_when_the_subnet_has_some() {
+    let mut w = World::new(4, 2);
+    w.run(5);
+    w.ec2.free = 0;
+    let full: Vec<WaiterId> = (0..4).filter_map(|i| w.add(&i.to_string()).err()).collect();
+    w.run(5);
+    assert!(full.iter().any(|id| w.answers[id].is_err()));
+    w.run(130);
+    w.ec2.free = 50;
+    w.run(130);
+    let more: Vec<WaiterId> = (10..16).filter_map(|i| w.add(&i.to_string()).err()).collect();
+    w.run(8);
+    assert!(more.iter().all(|id| w.answers[id].is_ok()), "{:?}", w.answers);
+    w.check();
+}
