@@ -210,6 +210,12 @@ impl Manager {
                 Stage::Attach => {
                     let Some(made) = &job.made else { return };
                     let eni = made.eni.clone();
+                    if job.device.is_none() && !self.still_fits(job.card) {
+                        let spec = self.spec_of(made, job.card, 0);
+                        self.log(Level::Warn, format!("{eni} is deleted again: card {} has no place left", job.card));
+                        self.dispose(now, spec, false);
+                        return self.ask(now.mono);
+                    }
                     let Some(device_index) = job.device.or_else(|| self.free_device(job.card)) else {
                         let message = format!("all device indexes up to {MAX_DEVICE} are in use");
                         let (kind, code) = (ErrorKind::InterfaceLimit, String::new());
@@ -265,6 +271,19 @@ impl Manager {
         }
         tags.extend(settings.additional_tags.iter().cloned());
         tags.into_iter().collect()
+    }
+
+    /// Whether the card takes one interface more beside those that EC2 knows to be on it, or is about to: others may have
+    /// been found there since the interface was begun.
+    fn still_fits(&self, card: u32) -> bool {
+        let held = self.cards.get(card).map_or(0, |c| c.store.enis().count());
+        let coming = self.jobs.values().filter(|job| match job {
+            Job::Create(c) => c.card == card && c.device.is_some(),
+            Job::Remove(r) => r.attached && r.eni.card == card,
+            Job::Adopt(a) => a.eni.card == card && self.cards.eni(&a.eni.id).is_none(),
+            _ => false,
+        });
+        u32::try_from(held + coming.count()).unwrap_or(u32::MAX) < self.max_enis(card)
     }
 
     /// The lowest device index of the card that nothing has or is about to have.

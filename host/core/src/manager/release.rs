@@ -181,11 +181,7 @@ impl Manager {
         match result {
             Ok(_) => {
                 self.giving.succeed();
-                self.given_back.extend(job.blocks.iter().map(|b| GivenBack {
-                    at: now.mono,
-                    eni: b.eni.clone(),
-                    net: Some(b.net.to_string()),
-                }));
+                self.blocks_given_back(now, &job.blocks);
             }
             Err(error) if matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {
                 job.retry.attempt += 1;
@@ -200,12 +196,24 @@ impl Manager {
                 self.log(Level::Warn, format!("addresses could not be given back: {error}"));
                 if error.kind == ErrorKind::Unauthorized {
                     self.giving.fail(now.mono, error, &mut self.random);
+                    self.returned(&job.blocks);
+                } else {
+                    // Some of them may be gone, by a call that was not heard of: what EC2 lists once it cannot be behind
+                    // any more is ours again.
+                    self.blocks_given_back(now, &job.blocks);
+                    self.next_look = self.next_look.min(now.mono + EC2_BEHIND + Duration::from_secs(1));
+                    self.listing_wanted = true;
                 }
-                self.returned(&job.blocks);
                 self.verify(now);
             }
         }
         self.ask(now.mono);
+    }
+
+    /// They stay in the journal for as long as a listing may be behind.
+    fn blocks_given_back(&mut self, now: Now, blocks: &[Block]) {
+        let entry = |b: &Block| GivenBack { at: now.mono, eni: b.eni.clone(), net: Some(b.net.to_string()) };
+        self.given_back.extend(blocks.iter().map(entry));
     }
 
     fn returned(&mut self, blocks: &[Block]) {

@@ -449,6 +449,19 @@ fn an_interface_that_could_not_be_programmed_gets_another_try() {
 }
 
 #[test]
+fn an_interface_that_lost_its_place_to_others_is_not_attached() {
+    let mut w = World::new(50, 2 * SLOTS + 2);
+    w.run_ms(400);
+    assert_eq!(w.m.in_flight(0).0, 2, "two more are on their way: {:?}", w.calls);
+    // EC2 tells of one that IMDS did not show and that is not to be managed.
+    w.m.cards.get_mut(0).unwrap().unmanaged = 1;
+    w.run(10);
+    assert_eq!(w.count("AttachNetworkInterface"), 1, "{:?}", w.logs);
+    assert_eq!(w.m.cards().enis().count(), 2);
+    w.check();
+}
+
+#[test]
 fn an_attach_whose_answer_is_lost_leaves_nothing_behind() {
     let mut w = World::new(100, 4);
     w.ec2.faults = [("AttachNetworkInterface", ErrorKind::Unknown), ("DescribeInstances", ErrorKind::Refused)].into();

@@ -101,3 +101,29 @@ fn the_journal_forgets_with_a_removed_interface_what_it_was_to_give_back() {
     w.run(200);
     assert_eq!((w.journal.removing.len(), w.journal.returning.len()), (0, 0));
 }
+
+#[test]
+fn what_ec2_will_not_take_back_is_nobodys_for_a_minute() {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    let ip = |n: u8| Ipv4Addr::new(10, 0, 1, n);
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), [ip(1), ip(2)].into()));
+    // The last run was giving both back when it was killed; EC2 has done so of one and lists it still.
+    let returning = [1, 2].map(|n| ("eni-0".to_owned(), format!("10.0.1.{n}/32"))).to_vec();
+    ec2.faults = [("UnassignPrivateIpAddresses", ErrorKind::Refused)].into();
+    let mut w = World::on(ec2, 0, Journal { returning, ..Journal::default() });
+    w.m.settings.max_enis = 1;
+    w.run(50);
+    assert_eq!(w.count("UnassignPrivateIpAddresses"), 1);
+    let id = w.add("1").unwrap_err();
+    w.run(5);
+    let given = w.answers[&id].clone().unwrap();
+    assert!(given != "10.0.1.1" && given != "10.0.1.2", "{given}: {:?}", w.logs);
+    // Half a minute later it does not list that one any more; the other is of use again.
+    w.ec2.enis.get_mut("eni-0").unwrap().1.remove(&ip(1));
+    w.run(30);
+    let held: Vec<String> = w.m.cards().cidrs("eni-0", w.at).map(|c| c.net.to_string()).collect();
+    assert!(held.contains(&"10.0.1.2/32".to_owned()), "{held:?} {:?}", w.logs);
+    w.check();
+    w.run(150);
+    assert_eq!(w.journal.returning, []);
+}
