@@ -104,6 +104,10 @@ fn unusable_vlan(vlan: u16) -> String {
 /// # Errors
 /// As [`pod::set_up`], within the texts of spec 04 §6.2; [`Error::Invalid`] for a vlan that cannot be.
 pub fn set_up(setup: &BranchSetup) -> Result<(), Error> {
+    let _turn = match Netns::open(&setup.pod.netns) {
+        Ok(netns) => Some(netns.lock().map_err(|e| e.within(SETUP))?),
+        Err(_) => None,
+    };
     let mut kernel = Kernel::host()?;
     let enter = |kernel: &mut Kernel| kernel.enter(&Netns::open(&setup.pod.netns)?);
     wire(setup, &mut kernel, enter)

@@ -197,7 +197,16 @@ impl Kernel {
             socket.batch(&[Request::add_veth(pair, std::os::fd::AsFd::as_fd(home)), Request::get_link(&pair.name)])?;
         let found = outcomes.pop().unwrap_or(Err(Errno::IO));
         outcomes.pop().unwrap_or(Err(Errno::IO))?;
-        let link = found?.iter().find_map(|(_, payload)| reply::link(payload)).ok_or(Errno::NODEV)?;
+        let found =
+            found.and_then(|objects| objects.iter().find_map(|(_, payload)| reply::link(payload)).ok_or(Errno::NODEV));
+        // To the caller it failed: then it must not be there.
+        let link = match found {
+            Ok(link) => link,
+            Err(errno) => {
+                self.host.call(Request::delete_link(&pair.peer))?;
+                return Err(errno);
+            }
+        };
         self.remember(Side::Container, &link);
         self.forget(Side::Host, &pair.peer);
         if let Some(index) = link.peer_index {

@@ -13,12 +13,12 @@
 //! | [`eni`] | secondary interfaces | 04 §9 |
 //! | [`iptables`] | SNAT, mangle and connmark rules | 04 §10, §11.1, §11.2, §12.1 |
 //! | [`nft`] | connmark rules as a table of nftables | 04 §11.3 |
-//! | [`pods`] | rules of pods as the daemon sees them | 02 §6.7, §7; 04 §12 |
+//! | [`pods`] | pods as the host shows them, and what dead ones left | 02 §6.7, §7; 04 §12 |
 //! | [`links`] | interfaces, and news of them | 04 §9 |
 //!
 //! | `testing` (feature) | what a host holds, compared with what it should hold | 05 §18 |
 //!
-//! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod`, `branch` and what they stand on.
+//! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod`, `pods`, `branch` and what they stand on.
 
 pub mod branch;
 #[cfg(feature = "host")]
@@ -39,7 +39,6 @@ pub mod netns;
 pub mod nft;
 pub mod plan;
 pub mod pod;
-#[cfg(feature = "host")]
 pub mod pods;
 pub mod prefix;
 pub mod rule;

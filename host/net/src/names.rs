@@ -69,6 +69,12 @@ pub enum InvalidName {
     Dots,
     #[error("interface name contains / or : or whitespace characters")]
     Characters,
+    /// To the kernel `%` makes a pattern of it.
+    #[error("interface name contains %")]
+    Pattern,
+    /// It has the mark that stands for what is no character.
+    #[error("interface name is not UTF-8")]
+    NotText,
 }
 
 /// Applies the kernel's rules for interface names.
@@ -84,6 +90,10 @@ pub fn validate(name: &str) -> Result<(), InvalidName> {
         Err(InvalidName::Dots)
     } else if name.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace()) {
         Err(InvalidName::Characters)
+    } else if name.contains('%') {
+        Err(InvalidName::Pattern)
+    } else if name.contains(char::REPLACEMENT_CHARACTER) {
+        Err(InvalidName::NotText)
     } else {
         Ok(())
     }
@@ -116,5 +126,6 @@ mod tests {
         assert_eq!(validate(".."), Err(InvalidName::Dots));
         assert_eq!(validate("a/b"), Err(InvalidName::Characters));
         assert_eq!(validate("a b"), Err(InvalidName::Characters));
+        assert_eq!(validate("eth%d"), Err(InvalidName::Pattern));
     }
 }

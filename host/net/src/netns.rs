@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::fstatfs;
+use rustix::fs::{FlockOperation, OFlags, flock, fstatfs};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -16,6 +18,11 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// Enough for one function that makes a socket.
 const STACK_BYTES: usize = 128 * 1024;
+/// How long another process may work on a namespace. Wiring takes milliseconds, and with IPv6 at most 10 s for each
+/// interface.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it is done.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A network namespace that is kept alive as long as this is.
 #[derive(Debug)]
@@ -31,7 +38,9 @@ impl Netns {
     /// [`Error::NoSuchNamespace`] if it cannot be opened, [`Error::NotANamespace`] if it is something else.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let missing = |errno| Error::NoSuchNamespace { path: path.to_owned(), errno };
-        let file = File::open(path).map_err(|e| missing(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        // Without waiting: the path may lead to a pipe that nobody writes to.
+        let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+        let file = file.map_err(|e| missing(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         let magic = fstatfs(&file).map_err(missing)?.f_type;
         if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
             return Err(Error::NotANamespace { path: path.to_owned(), magic });
@@ -53,6 +62,29 @@ impl Netns {
     /// The kernel's, when the process has no file descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone() })
+    }
+
+    /// Waits until no other process works on this namespace, and keeps others from it as long as the answer lives. The
+    /// kernel ends it with the process, however that ends.
+    ///
+    /// # Errors
+    /// `EBUSY` when somebody has kept it for [`PATIENCE`].
+    pub fn lock(self) -> Result<Turn, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Turn(self)),
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOOK),
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    let errno = if errno == Errno::WOULDBLOCK { Errno::BUSY } else { errno };
+                    return Err(Error::from_kernel(
+                        format!("locking network namespace {}", self.path.display()),
+                        errno,
+                    ));
+                }
+            }
+        }
     }
 
     /// Runs `work` inside the namespace, on a thread of its own that ends with it: whatever happens, no other thread is
@@ -88,6 +120,10 @@ impl Netns {
         })
     }
 }
+
+/// The right to change a namespace, from [`Netns::lock`].
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held for its lock, which ends with it")] Netns);
 
 impl AsFd for Netns {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

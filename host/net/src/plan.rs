@@ -197,6 +197,12 @@ impl Step {
         }
     }
 
+    /// The kernel could not at this moment, and says nothing about the next. What the step takes for success is none.
+    fn is_transient(&self, errno: Errno) -> bool {
+        let busy = [Errno::BUSY, Errno::AGAIN, Errno::NOBUFS, Errno::INTR].contains(&errno);
+        busy && !matches!(self.tolerate, Tolerate::Errors(errors) if errors.contains(&errno))
+    }
+
     /// May share a message to the kernel with its neighbours.
     fn batchable(&self) -> bool {
         self.attempts == 1
@@ -214,6 +220,10 @@ impl Step {
         error.within(self.context.clone())
     }
 }
+
+/// The waits before further attempts of a step that the kernel was too busy for.
+const TRANSIENT_WAITS: [Duration; 3] =
+    [Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(100)];
 
 /// Carries steps out.
 pub trait Executor {
@@ -249,9 +259,17 @@ pub fn apply(steps: &[Step], executor: &mut impl Executor, on_failure: OnFailure
         let (batch, later) = rest.split_at(together);
         rest = later;
         let outcomes = executor.execute(batch);
+        // A step that came late may be what others of its message needed.
+        let mut late = false;
         for (index, step) in batch.iter().enumerate() {
-            let outcome = outcomes.get(index).copied().unwrap_or(Err(Errno::IO));
-            if let Err(errno) = finish(step, outcome, executor)
+            let mut outcome = outcomes.get(index).copied().unwrap_or(Err(Errno::IO));
+            if late && outcome.is_err() {
+                outcome = once(step, executor);
+            }
+            let busy = outcome.is_err_and(|errno| step.is_transient(errno));
+            let outcome = finish(step, outcome, executor);
+            late |= busy && outcome.is_ok();
+            if let Err(errno) = outcome
                 && !step.tolerates(errno)
             {
                 failures.push(step.error(errno));
@@ -265,22 +283,40 @@ pub fn apply(steps: &[Step], executor: &mut impl Executor, on_failure: OnFailure
 }
 
 /// Further attempts of a step that failed, further rounds of one that repeats.
-fn finish(step: &Step, mut outcome: Result<(), Errno>, executor: &mut impl Executor) -> Result<(), Errno> {
-    let once =
-        |executor: &mut _| Executor::execute(executor, std::slice::from_ref(step)).pop().unwrap_or(Err(Errno::IO));
+fn finish(step: &Step, outcome: Result<(), Errno>, executor: &mut impl Executor) -> Result<(), Errno> {
+    let mut outcome = not_transient(step, outcome, executor);
     for failed in 1..step.attempts {
         match outcome {
             Err(errno) if !step.tolerates(errno) => {
                 executor.sleep(retry_wait(failed, MacAddr::random().map_or(0, |m| m.0[5])));
-                outcome = once(executor);
+                outcome = once(step, executor);
             }
             _ => break,
         }
     }
     while step.repeat && outcome.is_ok() {
-        outcome = once(executor);
+        let again = once(step, executor);
+        outcome = not_transient(step, again, executor);
     }
     outcome
+}
+
+/// Tries again, after short waits, what the kernel was only too busy for.
+fn not_transient(step: &Step, mut outcome: Result<(), Errno>, executor: &mut impl Executor) -> Result<(), Errno> {
+    for wait in TRANSIENT_WAITS {
+        match outcome {
+            Err(errno) if step.is_transient(errno) => {
+                executor.sleep(wait);
+                outcome = once(step, executor);
+            }
+            _ => break,
+        }
+    }
+    outcome
+}
+
+fn once(step: &Step, executor: &mut impl Executor) -> Result<(), Errno> {
+    executor.execute(std::slice::from_ref(step)).pop().unwrap_or(Err(Errno::IO))
 }
 
 /// The wait after the `failed`th attempt: 0.5, 1, 2, 4, 5, 5 … s, and up to 15 % on top (spec 04 §1).
@@ -336,5 +372,68 @@ impl fmt::Display for Op {
             Self::Sysctl { key, value } => write!(f, "sysctl {key}={value}"),
             Self::WaitDad { device, .. } => write!(f, "address wait dev {device}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers from a list, then with success; remembers what was asked.
+    #[derive(Default)]
+    struct Scripted {
+        answers: Vec<Result<(), Errno>>,
+        asked: Vec<String>,
+        waits: usize,
+    }
+
+    impl Executor for Scripted {
+        fn execute(&mut self, steps: &[Step]) -> Vec<Result<(), Errno>> {
+            self.asked.extend(steps.iter().map(|step| step.op.to_string()));
+            steps.iter().map(|_| if self.answers.is_empty() { Ok(()) } else { self.answers.remove(0) }).collect()
+        }
+
+        fn sleep(&mut self, _: Duration) {
+            self.waits += 1;
+        }
+    }
+
+    fn up(device: &str) -> Step {
+        Step::host(Op::LinkUp { device: device.to_owned() })
+    }
+
+    fn run(steps: &[Step], answers: &[Result<(), Errno>]) -> (Result<(), String>, Vec<String>, usize) {
+        let mut executor = Scripted { answers: answers.to_vec(), ..Scripted::default() };
+        let outcome = apply(steps, &mut executor, OnFailure::Stop).map_err(|error| error.to_string());
+        (outcome, executor.asked, executor.waits)
+    }
+
+    #[test]
+    fn what_the_kernel_was_too_busy_for_is_tried_again() {
+        for errno in [Errno::BUSY, Errno::AGAIN, Errno::NOBUFS, Errno::INTR] {
+            let (outcome, asked, waits) = run(&[up("a")], &[Err(errno), Err(errno)]);
+            assert_eq!((outcome, asked.len(), waits), (Ok(()), 3, 2), "{errno}");
+            let (outcome, asked, _) = run(&[up("a")], &[Err(errno); 4]);
+            assert!(outcome.is_err() && asked.len() == 4, "{errno}: not for ever");
+        }
+        let (outcome, asked, waits) = run(&[up("a")], &[Err(Errno::NOSPC)]);
+        assert!(outcome.is_err() && asked.len() == 1 && waits == 0, "any other word is the last");
+    }
+
+    #[test]
+    fn what_needed_a_late_step_is_done_after_it() {
+        let steps = [up("a"), up("b"), up("c")];
+        let (outcome, asked, _) = run(&steps, &[Err(Errno::BUSY), Err(Errno::NETDOWN), Ok(())]);
+        assert_eq!(outcome, Ok(()));
+        let devices: Vec<&str> = asked.iter().filter_map(|text| text.split(' ').nth(2)).collect();
+        assert_eq!(devices, ["a", "b", "c", "a", "b"]);
+    }
+
+    #[test]
+    fn busy_that_counts_as_success_is_success() {
+        let tolerant = up("a").tolerate(&[Errno::BUSY]);
+        assert_eq!(run(std::slice::from_ref(&tolerant), &[Err(Errno::BUSY)]).1.len(), 1);
+        // "Whatever happens" does not mean that nothing need happen.
+        assert_eq!(run(&[up("a").tolerate_anything()], &[Err(Errno::BUSY)]).1.len(), 2);
     }
 }

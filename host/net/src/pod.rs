@@ -65,14 +65,19 @@ pub struct PodLink {
     pub container: Link,
 }
 
-/// Wires a pod, of either family and with any number of interfaces. A host veth of the same name (of an earlier attempt) is replaced; rules that exist are left alone. When
-/// anything fails, everything done for the pod is undone.
+/// Wires a pod, of either family and with any number of interfaces. A host veth of the same name (of an earlier
+/// attempt) is replaced; rules that exist are left alone. When anything fails, everything done for the pod is undone.
 ///
 /// # Errors
 /// [`Error::Invalid`] for what cannot be right, [`Error::NoSuchNamespace`], [`Error::Exists`] (an interface of that
 /// name is in the pod), or the kernel's error, each within what was being done (texts of spec 04 §4).
 pub fn set_up(setup: &PodSetup) -> Result<Vec<PodLink>, Error> {
     validate_interfaces(&setup.interfaces, setup.mtu).map_err(|e| e.within("SetupPodNetwork"))?;
+    // Two at once for the same pod would take each other's pairs away. What is wrong with the path, `enter` says.
+    let _turn = match Netns::open(&setup.netns) {
+        Ok(netns) => Some(netns.lock().map_err(|e| e.within("SetupPodNetwork"))?),
+        Err(_) => None,
+    };
     let mut kernel = Kernel::host()?;
     let enter = |kernel: &mut Kernel| kernel.enter(&Netns::open(&setup.netns)?);
     wire(setup, &mut kernel, enter)?;

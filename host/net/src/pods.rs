@@ -1,16 +1,19 @@
-//! Pods as the daemon sees them: their rules and routes on the host, not their namespaces.
+//! Pods as the host shows them: by their rules, routes and interfaces. What nobody else remembers can be read here, and
+//! what pods that are no more have left can be removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::kernel::Kernel;
+use crate::netns::Netns;
 use crate::plan::{OnFailure, Op, Side, Step, apply};
 use crate::prefix::IpPrefix;
-use crate::rule::{Family, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
-use crate::table;
+use crate::rule::{Family, PRIORITY_BRANCH, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
+use crate::{names, table};
 
 /// What the host shows of a pod; the source from which a lost checkpoint is rebuilt (spec 02 §6.7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +73,140 @@ pub fn traces(address: impl Into<IpAddr>) -> Result<Vec<String>, Error> {
     let to_pod = routes.iter().filter(|r| names(Some(r.destination)));
     traces.extend(to_pod.map(|r| format!("route {} over interface {:?}", r.destination, r.device_index)));
     Ok(traces)
+}
+
+/// An address that the interfaces of a pod lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub address: IpAddr,
+    /// The table the pod's traffic leaves by.
+    pub table: u32,
+    /// Of the branch interface, if it has one.
+    pub vlan: Option<u16>,
+}
+
+/// What the host shows of the pod in `netns`, when neither ipamd nor a saved result knows it. `pairs` are the names its
+/// interfaces would have, inside and on the host; a pair counts only if both ends are there and are each other's, so
+/// that a pod of the same name in another namespace is left alone.
+///
+/// # Errors
+/// The kernel's. A path that leads to no namespace (any more) shows nothing, and is no error.
+pub fn behind(netns: &Path, pairs: &[(String, String)]) -> Result<Vec<Found>, Error> {
+    let Ok(netns) = Netns::open(netns) else { return Ok(Vec::new()) };
+    let mut kernel = Kernel::host()?;
+    match kernel.enter(&netns) {
+        Err(error) if matches!(error.root(), Error::NotANamespace { .. }) => return Ok(Vec::new()),
+        entered => entered?,
+    }
+    let mut found = Vec::new();
+    for (inside, outside) in pairs {
+        let mut end = |side, name: &str| match kernel.link(side, name) {
+            Ok(link) => Ok(Some(link)),
+            Err(Error::LinkNotFound { .. }) => Ok(None),
+            Err(other) => Err(other),
+        };
+        let (Some(pod), Some(host)) = (end(Side::Container, inside)?, end(Side::Host, outside)?) else { continue };
+        if pod.peer_index != Some(host.index) || host.peer_index != Some(pod.index) {
+            continue;
+        }
+        for family in [Family::V4, Family::V6] {
+            let rules = kernel.rules(Side::Host, family)?;
+            for route in kernel.all_routes(Side::Host, family)? {
+                let destination = route.destination;
+                let to_pod = route.on_link && destination.is_host() && route.device_index == Some(host.index);
+                if to_pod && route.table != table::LOCAL && !destination.address().is_multicast() {
+                    found.push(leads_to(destination, route.table, &rules));
+                }
+            }
+        }
+    }
+    // The vlan of a pod whose traffic leaves by a table is known by its device.
+    for pod in found.iter_mut().filter(|pod| pod.vlan.is_none()) {
+        if let Some(vlan) = table::vlan_of_branch(pod.table)
+            && kernel.link(Side::Host, &names::vlan_device(vlan)).is_ok()
+        {
+            pod.vlan = Some(vlan);
+        }
+    }
+    Ok(found)
+}
+
+/// Only strict branch pods have their route in another table than the main one (spec 04 §6.2 step 9).
+fn leads_to(pod: IpPrefix, of_route: u32, rules: &[Rule]) -> Found {
+    let address = pod.address();
+    if of_route != table::MAIN {
+        return Found { address, table: of_route, vlan: table::vlan_of_branch(of_route) };
+    }
+    let from = rules.iter().find(|r| r.priority == PRIORITY_FROM_POD && r.from == Some(pod));
+    Found { address, table: from.map_or(table::MAIN, |r| r.table), vlan: None }
+}
+
+/// Removes what pods left whose interfaces are gone: rules of an address without a route, rules of branch pods without
+/// an interface. Every ADD makes interface and route before any rule, so a pod that is just coming is not touched.
+/// Returns what was removed, one line each.
+///
+/// # Errors
+/// Everything that could not be removed; the kernel's when it does not tell.
+pub fn remove_stale() -> Result<Vec<String>, Error> {
+    let mut kernel = Kernel::host()?;
+    let mut removed = Vec::new();
+    let mut failures = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        // Rules first: what they stood for when they were read is looked at afterwards.
+        let rules = kernel.rules(Side::Host, family)?;
+        let routes = kernel.routes(Side::Host, family, table::MAIN, None)?;
+        let routed: BTreeSet<IpAddr> =
+            routes.iter().filter(|r| r.on_link && r.destination.is_host()).map(|r| r.destination.address()).collect();
+        let links: BTreeSet<String> = kernel.links(Side::Host)?.into_iter().map(|link| link.name).collect();
+        let steps = plan_stale(&rules, &routed, &links);
+        removed.extend(steps.iter().map(|step| step.op.to_string()));
+        failures.extend(apply(&steps, &mut kernel, OnFailure::Continue).err());
+    }
+    Error::collect(failures).map(|()| removed)
+}
+
+/// The steps of [`remove_stale`] for one family; `routed` are the addresses with a route of their own, `links` the names
+/// of the host's interfaces.
+#[must_use]
+pub fn plan_stale(rules: &[Rule], routed: &BTreeSet<IpAddr>, links: &BTreeSet<String>) -> Vec<Step> {
+    let is_dead = |pod: Option<IpPrefix>| pod.is_some_and(|p| p.is_host() && !routed.contains(&p.address()));
+    // Of a branch pod: the rule of its host veth; that of the vlan device is for the other direction.
+    let veth_of = |rule: &Rule| {
+        let vlan = table::vlan_of_branch(rule.table).filter(|_| rule.priority == PRIORITY_BRANCH && !rule.foreign)?;
+        let iif = rule.iif.clone().filter(|iif| *iif != names::vlan_device(vlan))?;
+        Some((vlan, iif))
+    };
+    let delete = |rule: &Rule| {
+        Step::host(Op::RuleDel(rule.clone()))
+            .tolerate(&[Errno::NOENT])
+            .context("failed to delete rule of a pod that is gone")
+    };
+    let mut steps = Vec::new();
+    for rule in rules.iter().filter(|rule| !rule.foreign) {
+        let is_to = rule.priority == PRIORITY_TO_POD && rule.table == table::MAIN && rule.from.is_none();
+        let is_from = rule.priority == PRIORITY_FROM_POD && rule.table != table::MAIN && rule.to.is_none();
+        let plain = rule.iif.is_none() && rule.fwmark.is_none() && rule.ip_protocol.is_none();
+        if plain && ((is_to && is_dead(rule.to)) || (is_from && is_dead(rule.from))) {
+            steps.push(delete(rule));
+        }
+        let Some((vlan, iif)) = veth_of(rule) else { continue };
+        if links.contains(&iif) {
+            continue;
+        }
+        steps.push(delete(rule));
+        // The vlan may be another pod's by now.
+        let reused = rules.iter().filter_map(&veth_of).any(|(other, iif)| other == vlan && links.contains(&iif));
+        let device = names::vlan_device(vlan);
+        if !reused {
+            let of_vlan = rules.iter().filter(|r| r.table == rule.table && r.iif.as_ref() == Some(&device));
+            steps.extend(of_vlan.filter(|r| r.priority == PRIORITY_BRANCH && !r.foreign).map(delete));
+            if links.contains(&device) {
+                let step = Step::host(Op::LinkDel { device }).tolerate(&[Errno::NODEV]);
+                steps.push(step.context("failed to delete vlan of a pod that is gone"));
+            }
+        }
+    }
+    steps
 }
 
 /// Removes the rules of a pod that is gone (spec 02 §7.2). The route went with the pod's interface. The caller makes
@@ -160,6 +297,47 @@ mod tests {
             table,
         };
         assert_eq!(found, [pod(30, None, table::MAIN), pod(31, Some("eni31"), 2)]);
+    }
+
+    #[test]
+    fn only_rules_without_a_pod_are_stale() {
+        let pod = |last| IpPrefix::host(Ipv4Addr::new(10, 0, 97, last));
+        let iif = |name: &str, table| Rule::of_branch(Family::V4, name, table);
+        let rules = [
+            // Alive: a route, an interface.
+            Rule::to_pod(pod(31)),
+            Rule::from_pod(pod(31), 2),
+            iif("vlanaaaaaaaaaaa", 107),
+            iif("vlan.eth.7", 107),
+            // Dead: neither.
+            Rule::to_pod(pod(32)),
+            Rule::from_pod(pod(33), 3),
+            iif("vlanbbbbbbbbbbb", 107),
+            iif("vlanccccccccccc", 108),
+            iif("vlan.eth.8", 108),
+            // Others': not the form of ours.
+            Rule::to(PRIORITY_TO_POD, "10.0.0.0/16".parse().unwrap(), table::MAIN),
+            Rule::from_pod(pod(34), table::MAIN),
+            Rule { foreign: true, ..Rule::to_pod(pod(35)) },
+            Rule { fwmark: Some(crate::rule::FwMark { mark: 1, mask: 1 }), ..Rule::to_pod(pod(36)) },
+            Rule::to(1535, pod(37), table::MAIN),
+            iif("gone", 7),
+        ];
+        let routed = BTreeSet::from([pod(31).address()]);
+        let links = ["lo", "eth0", "vlanaaaaaaaaaaa", "vlan.eth.7", "vlan.eth.8"].map(str::to_owned);
+        let steps = plan_stale(&rules, &routed, &BTreeSet::from(links));
+        let steps: Vec<_> = steps.iter().map(|s| s.op.to_string()).collect();
+        assert_eq!(
+            steps,
+            [
+                "rule delete 512: from all to 10.0.97.32/32 lookup 254",
+                "rule delete 1536: from 10.0.97.33/32 lookup 3",
+                "rule delete 10: from all iif vlanbbbbbbbbbbb lookup 107",
+                "rule delete 10: from all iif vlanccccccccccc lookup 108",
+                "rule delete 10: from all iif vlan.eth.8 lookup 108",
+                "link delete vlan.eth.8",
+            ]
+        );
     }
 
     #[test]

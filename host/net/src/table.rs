@@ -36,6 +36,13 @@ pub fn of_branch(vlan: u16) -> Option<u32> {
     ((1..=MAX_VLAN).contains(&vlan) && !(253..=LOCAL).contains(&table)).then_some(table)
 }
 
+/// The vlan whose branch interface has this table: the reverse of [`of_branch`].
+#[must_use]
+pub fn vlan_of_branch(table: u32) -> Option<u16> {
+    let vlan = u16::try_from(table.checked_sub(BRANCH_BASE)?).ok()?;
+    of_branch(vlan).map(|_| vlan)
+}
+
 /// The table older versions used, recognised on hosts they set up (spec 04 §7.2).
 #[must_use]
 pub fn of_interface_before_1_19(card: u32, device: u32, max_interfaces_per_card: u32) -> u32 {
@@ -89,6 +96,10 @@ mod tests {
         assert_eq!(of_interface_before_1_19(1, 1, 8), 10);
         assert_eq!([1, 7, 152, 156, 4094].map(of_branch), [101, 107, 252, 256, 4194].map(Some));
         assert_eq!([0, 153, 154, 155, 4095].map(of_branch), [None; 5]);
+        for vlan in 0..=4096 {
+            assert_eq!(of_branch(vlan).and_then(vlan_of_branch), of_branch(vlan).map(|_| vlan), "{vlan}");
+        }
+        assert_eq!([0, 2, 100, 254, 10_101, u32::MAX].map(vlan_of_branch), [None; 6]);
         assert_eq!(of_pod(0), MAIN);
         assert_eq!(of_pod(1), MAIN);
         assert_eq!(of_pod(2), 2);

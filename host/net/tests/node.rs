@@ -10,7 +10,7 @@ use std::time::Duration;
 use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
 use reservoir_net::iptables::{Backend, Iptables, Randomize, SnatConfig, SnatFacts};
-use reservoir_net::pod::{self, PodAddress, PodInterface, PodSetup};
+use reservoir_net::pod::{self, PodInterface, PodSetup};
 use reservoir_net::rule::Family;
 use reservoir_net::testing::Inventory;
 use reservoir_net::{MacAddr, names, table};
@@ -224,20 +224,7 @@ fn with_pods(node: &Namespace, setups: &[PodSetup], namespaces: Vec<Namespace>, 
         node.run(|| pod::check(setup)).unwrap();
     }
     look();
-    let addresses: Vec<PodAddress> =
-        interfaces.iter().map(|i| PodAddress { address: i.address, table: i.table }).collect();
-    node.run(|| pod::tear_down(&addresses)).unwrap();
-    drop(namespaces);
-    // The kernel takes a namespace apart in its own time.
-    let mut left = Vec::new();
-    for _ in 0..200 {
-        left = before.differences(&node.run(Inventory::take).unwrap());
-        if left.is_empty() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    panic!("left after DEL: {left:?}");
+    node.is_clean_after(&before, &setups.iter().collect::<Vec<_>>(), namespaces);
 }
 
 fn sorted(text: &str) -> Vec<&str> {

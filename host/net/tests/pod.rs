@@ -76,6 +76,7 @@ fn add_makes_what_the_specification_shows_and_del_leaves_nothing() {
 fn packets_flow_between_node_and_pod() {
     let Some(node) = Namespace::new("packets_flow_between_node_and_pod") else { return };
     let pod_ns = Namespace::new("pod").unwrap();
+    let before = node.inventory();
     node.run(|| pod::set_up(&PodSetup { interfaces: vec![interface("eth0", VETH, 31, 254)], ..setup(&pod_ns) }))
         .unwrap();
     node.ip("addr add 10.0.96.10/32 dev lo");
@@ -88,24 +89,28 @@ fn packets_flow_between_node_and_pod() {
     let mut received = [0; 10];
     pod_end.read_exact(&mut received).unwrap();
     assert_eq!(&received, b"to the pod");
+    node.is_clean_after(&before, &[&setup(&pod_ns)], vec![pod_ns]);
 }
 
 #[test]
 fn add_again_replaces_the_pair_and_keeps_the_rules() {
     let Some(node) = Namespace::new("add_again_replaces_the_pair") else { return };
     let pod_ns = Namespace::new("pod").unwrap();
+    let before = node.inventory();
     let setup = setup(&pod_ns);
     let first = node.run(|| pod::set_up(&setup)).unwrap();
     let second = node.run(|| pod::set_up(&setup)).unwrap();
     assert_ne!(first[0].host.index, second[0].host.index);
     assert_eq!(node.ip("rule show").matches("10.0.97.31").count(), 2);
     node.run(|| pod::check(&setup)).unwrap();
+    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
 fn two_interfaces_each_have_their_own_table_in_the_pod() {
     let Some(node) = Namespace::new("two_interfaces_each_have_their_own_table") else { return };
     let pod_ns = Namespace::new("pod").unwrap();
+    let before = node.inventory();
     let interfaces = vec![interface("eth0", VETH, 31, 254), interface("mNicIf1", "eni1", 40, 10101)];
     let setup = PodSetup { interfaces, ..setup(&pod_ns) };
     node.run(|| pod::set_up(&setup)).unwrap();
@@ -117,6 +122,7 @@ fn two_interfaces_each_have_their_own_table_in_the_pod() {
     assert!(pod_ns.ip("rule show").contains("1:\tfrom 10.0.97.40 lookup 1\n"));
     assert!(node.ip("rule show").contains("1536:\tfrom 10.0.97.40 lookup 10101\n"));
     assert!(!node.ip("rule show").contains("from 10.0.97.31"));
+    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
@@ -206,6 +212,7 @@ fn bad_input_is_named_and_touches_nothing() {
 fn check_names_every_difference() {
     let Some(node) = Namespace::new("check_names_every_difference") else { return };
     let pod_ns = Namespace::new("pod").unwrap();
+    let before = node.inventory();
     let setup = setup(&pod_ns);
     let differences = || match node.run(|| pod::check(&setup)) {
         Err(Error::Differs(list)) => list,
@@ -222,12 +229,14 @@ fn check_names_every_difference() {
     assert_eq!(found.len(), 6, "{found:?}");
     node.ip("route del 10.0.97.31");
     assert_eq!(differences().len(), 7);
+    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
 fn eight_adds_at_once_in_one_node() {
     let Some(node) = Namespace::new("eight_adds_at_once_in_one_node") else { return };
     let pods: Vec<Namespace> = (0..8).map(|_| Namespace::new("pod").unwrap()).collect();
+    let before = node.inventory();
     let setups: Vec<PodSetup> = pods
         .iter()
         .zip(1u8..)
@@ -245,6 +254,7 @@ fn eight_adds_at_once_in_one_node() {
     for setup in &setups {
         node.run(|| pod::check(setup)).unwrap();
     }
+    node.is_clean_after(&before, &setups.iter().collect::<Vec<_>>(), pods);
 }
 
 fn interface_v6(name: &str, host_veth: &str, address: &str, table: u32) -> PodInterface {
@@ -297,9 +307,11 @@ fn packets_flow_between_node_and_ipv6_pod() {
     let Some(node) = Namespace::new("packets_flow_between_node_and_ipv6_pod") else { return };
     let pod_ns = Namespace::new("pod").unwrap();
     let address = "2600:1f14:abc:d00:5c1e::4";
-    let interfaces = vec![interface_v6("eth0", VETH, address, 254)];
-    node.run(|| pod::set_up(&PodSetup { interfaces, ..setup(&pod_ns) })).unwrap();
     node.ip("-6 addr add 2600:1f14:abc:d00::10/128 dev lo nodad");
+    let before = node.inventory();
+    let interfaces = vec![interface_v6("eth0", VETH, address, 254)];
+    let setup = PodSetup { interfaces, ..setup(&pod_ns) };
+    node.run(|| pod::set_up(&setup)).unwrap();
     let address: IpAddr = address.parse().unwrap();
     let listener = pod_ns.run(|| TcpListener::bind((address, 0))).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -310,12 +322,14 @@ fn packets_flow_between_node_and_ipv6_pod() {
     let mut received = [0; 10];
     pod_end.read_exact(&mut received).unwrap();
     assert_eq!(&received, b"to the pod");
+    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
 fn check_of_a_pod_with_several_interfaces_names_what_is_missing_of_each() {
     let Some(node) = Namespace::new("check_of_a_pod_with_several_interfaces") else { return };
     let pod_ns = Namespace::new("pod").unwrap();
+    let before = node.inventory();
     let interfaces = vec![
         interface_v6("eth0", VETH, "2600::4", 254),
         interface_v6("mNicIf1", "eni1", "2600::5", 10_101),
@@ -340,6 +354,7 @@ fn check_of_a_pod_with_several_interfaces_names_what_is_missing_of_each() {
         let left = node.ip(&format!("{family} rule show"));
         assert!(!left.contains("512:") && !left.contains("1536:"), "{left}");
     }
+    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Whether a pod is wired as it should be.
 
+use rustix::io::Errno;
+
 use super::{PodInterface, PodSetup, gateway, validate};
 use crate::error::Error;
 use crate::kernel::Kernel;
@@ -7,8 +9,8 @@ use crate::netlink::reply::{LinkInfo, RouteInfo};
 use crate::netns::Netns;
 use crate::plan::Side;
 use crate::prefix::IpPrefix;
-use crate::rule::{Family, Rule};
-use crate::table;
+use crate::rule::{Family, PRIORITY_FROM_POD, Rule};
+use crate::{sysctl, table};
 
 /// Compares the kernel's state with what [`super::set_up`] would have made.
 ///
@@ -83,6 +85,14 @@ impl Look<'_> {
         self.expect(container.mtu == host.mtu, |i| {
             format!("{} has MTU {}, but {} has {}", i.name, container.mtu, i.host_veth, host.mtu)
         });
+        // The host must never accept a pod's router advertisements. `forwarding` is not looked at: whoever turns it on
+        // for the node turns it on for every interface.
+        let key = format!("net/ipv6/conf/{}/accept_ra", interface.host_veth);
+        match sysctl::get(&key) {
+            Ok(value) => self.expect(value == "0", |_| format!("setting {key} is {value}, not 0")),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Error::from_kernel(format!("reading {key}"), errno)),
+        }
         Ok(Some((host, container)))
     }
 
@@ -120,11 +130,22 @@ impl Look<'_> {
 
     fn host(&mut self, host: &LinkInfo, rules: &[Rule]) -> Result<(), Error> {
         let own = IpPrefix::host(self.interface.address);
-        let routes = self.kernel.routes(Side::Host, self.family(), table::MAIN, Some(host.index))?;
-        self.expect(routes.iter().any(|r| r.destination == own && r.on_link), |i| {
+        let routes = self.kernel.routes(Side::Host, self.family(), table::MAIN, None)?;
+        let mut to_pod = routes.iter().filter(|r| r.destination == own);
+        let is_ours = |r: &RouteInfo| r.on_link && r.device_index == Some(host.index);
+        let first = to_pod.next();
+        self.expect(first.is_some_and(is_ours) || to_pod.any(is_ours), |i| {
             format!("the host has no route to {own} over {}", i.host_veth)
         });
+        self.expect(first.is_none_or(is_ours), |i| {
+            format!("another route of the host to {own} comes before that over {}", i.host_veth)
+        });
         let table = table::of_pod(self.interface.table);
+        // The first rule of an address decides: one that another pod left takes this pod's traffic elsewhere.
+        let others = rules.iter().filter(|r| r.priority == PRIORITY_FROM_POD && r.from == Some(own) && !r.foreign);
+        for other in others.filter(|r| r.table != table && r.to.is_none() && r.iif.is_none()) {
+            self.expect(false, |_| format!("rule \"{other}\" on the host is of another pod"));
+        }
         let mut wanted = vec![Rule::to_pod(own)];
         if table != table::MAIN {
             wanted.push(Rule::from_pod(own, table));

@@ -9,6 +9,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use reservoir_net::netns::Netns;
+use reservoir_net::pod::{self, PodAddress, PodSetup};
+use reservoir_net::testing::Inventory;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -73,6 +75,29 @@ impl Namespace {
             self.ip("neigh show nud permanent"),
         ]
         .concat()
+    }
+
+    /// What the host holds now.
+    pub fn inventory(&self) -> Inventory {
+        self.run(Inventory::take).unwrap()
+    }
+
+    /// Takes pods down, their namespaces too, and waits until nothing is left compared with `before`: the kernel takes
+    /// a namespace apart in its own time.
+    pub fn is_clean_after(&self, before: &Inventory, setups: &[&PodSetup], namespaces: Vec<Self>) {
+        let interfaces = setups.iter().flat_map(|setup| &setup.interfaces);
+        let addresses: Vec<_> = interfaces.map(|i| PodAddress { address: i.address, table: i.table }).collect();
+        self.run(|| pod::tear_down(&addresses)).unwrap();
+        drop(namespaces);
+        let mut left = Vec::new();
+        for _ in 0..200 {
+            left = before.differences(&self.inventory());
+            if left.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("left after DEL: {left:?}");
     }
 
     /// What the kernel tells of changes of links, addresses, routes and rules inside while `work` runs.
