@@ -20,6 +20,8 @@ pub enum ArgsError {
     Pair(String),
     #[error("ARGS: error parsing value of pair {0:?}: IgnoreUnknown must be 1, 0, true or false")]
     NotBoolean(String),
+    #[error("ARGS: pair {0:?} is not UTF-8")]
+    NotText(String),
     #[error("ARGS: unknown args [{}]", .0.iter().map(|pair| format!("{pair:?}")).collect::<Vec<_>>().join(" "))]
     Unknown(Vec<String>),
 }
@@ -41,6 +43,10 @@ impl PodArgs {
             let (key, value) = pair.split_once('=').ok_or_else(invalid)?;
             if value.contains('=') {
                 return Err(invalid());
+            }
+            // Names are hashed into the host's: two that are different must not become the same here.
+            if pair.contains(char::REPLACEMENT_CHARACTER) {
+                return Err(ArgsError::NotText(pair.to_owned()));
             }
             match key {
                 "IgnoreUnknown" => {

@@ -32,6 +32,12 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
     if saved.is_empty() {
         return Err(failed(format!("prevResult has no address of {}", env.ifname)));
     }
+    // DEL takes what it can get; CHECK misses what there should be.
+    for name in result.pod_interfaces(&env.ifname) {
+        if !saved.iter().any(|saved| saved.interface == name) {
+            return Err(failed(format!("prevResult does not have one address of {name}")));
+        }
+    }
     let interfaces = saved.into_iter().map(|saved| PodInterface {
         name: saved.interface,
         host_veth: saved.host_veth,

@@ -2,9 +2,11 @@
 //!
 //! ipamd is asked first, since its store knows better than a saved result which rules are the pod's. When it cannot say
 //! (down, or it gave the address back in an earlier DEL that did not come to its end, DW-6), the saved result is used,
-//! but only for an address that no other pod has been given since.
+//! but only for an address that no other pod has been given since. Without such a result the kernel tells, as long as the
+//! pod's namespace is there: an ADD that was killed has left none.
 
 use cni_plugin::error::Error;
+use reservoir_net::names;
 use reservoir_net::pod::PodAddress;
 use reservoir_rpc::{DelNetworkReply, DeleteNpRequest, REASON_POD_DELETED, UNKNOWN_POD};
 use tonic::Code;
@@ -12,6 +14,9 @@ use tonic::Code;
 use crate::add::{address_of, del_request, has_policy, vlan_of};
 use crate::prev_result::SavedAddress;
 use crate::{Deps, Invocation};
+
+/// More network cards than any instance has.
+const MAX_CARDS: usize = 64;
 
 /// Gives a pod's addresses back and removes its rules and routes. The veth pair goes with the pod's namespace.
 ///
@@ -26,7 +31,10 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
     if branch(invocation, deps)? {
         return Ok(());
     }
-    match deps.peers.del_network(&conf.ipamd_socket, del_request(invocation, REASON_POD_DELETED)) {
+    let answer = deps.peers.del_network(&conf.ipamd_socket, del_request(invocation, REASON_POD_DELETED));
+    // An ADD of the same pod that is not done yet would put back what is removed here.
+    let _turn = deps.net.turn(env.netns.as_ref());
+    match answer {
         Ok(reply) if reply.success => released(invocation, deps, &reply),
         Ok(reply) => {
             log.error(format_args!("ipamd refuses to delete {}: {reply:?}", env.container_id));
@@ -105,10 +113,9 @@ fn tear_down(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkRepl
     }
     if addresses.is_empty() {
         log.warn(format_args!("No address of {} in ipamd's reply", env.container_id));
-    } else {
-        deps.net.tear_down(&addresses).map_err(|error| tear_down_failed(&error.to_string()))?;
+        return from_kernel(invocation, deps).map_err(|cause| tear_down_failed(&cause));
     }
-    Ok(())
+    deps.net.tear_down(&addresses).map_err(|error| tear_down_failed(&error.to_string()))
 }
 
 /// A branch pod, which came with no saved result. An older ipamd does not tell an IPv6 address (DW-10); what the vlan
@@ -119,18 +126,18 @@ fn tear_down_branch(deps: Deps<'_>, reply: &DelNetworkReply) -> Result<(), Error
     deps.net.tear_down_branch(vlan, address).map_err(|error| tear_down_failed(&error.to_string()))
 }
 
-/// Tears down by what ADD returned; does nothing, and says why, if that does not tell enough.
+/// Tears down by what ADD returned; if that does not tell enough, by what the kernel shows.
 fn from_saved(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), String> {
     let Invocation { env, conf, args, log } = *invocation;
     let Some(result) = &conf.prev_result else {
-        log.info(format_args!("No saved result of {}: nothing to tear down", env.container_id));
-        return Ok(());
+        log.info(format_args!("There is no saved result of {}", env.container_id));
+        return from_kernel(invocation, deps);
     };
     let saved = match result.addresses(args, &env.ifname) {
         Ok(saved) => saved,
         Err(why) => {
             log.info(format_args!("The saved result of {} is of no use: {why}", env.container_id));
-            return Ok(());
+            return from_kernel(invocation, deps);
         }
     };
     let mut ours = Vec::new();
@@ -147,15 +154,45 @@ fn from_saved(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), String>
     deps.net.tear_down(&ours).map_err(|error| error.to_string())
 }
 
+/// Tears down what the pod's interfaces lead to. Their names follow from the pod's.
+fn from_kernel(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), String> {
+    let Invocation { env, conf, args, log } = *invocation;
+    if env.netns.is_empty() {
+        return Ok(());
+    }
+    let mut pairs: Vec<(String, String)> = (0..MAX_CARDS)
+        .map(|index| {
+            let host_veth = names::host_veth(&conf.veth_prefix, &args.namespace, &args.name, index);
+            (names::container_interface(&env.ifname, index), host_veth)
+        })
+        .collect();
+    pairs.push((env.ifname.clone(), names::host_veth(names::STRICT_BRANCH_PREFIX, &args.namespace, &args.name, 0)));
+    let found = deps.net.behind(env.netns.as_ref(), &pairs).map_err(|error| error.to_string())?;
+    let mut failures = Vec::new();
+    for pod in found {
+        log.info(format_args!("The kernel shows {} of {}", pod.address, env.container_id));
+        let torn_down = match pod.vlan {
+            Some(vlan) => deps.net.tear_down_branch(vlan, Some(pod.address)),
+            None => deps.net.tear_down(&[PodAddress { address: pod.address, table: pod.table }]),
+        };
+        failures.extend(torn_down.err().map(|error| error.to_string()));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
 /// Whether an address's rules can only be this pod's. A route over another interface is another pod's; one over an
-/// interface of this name may be a successor's, if this pod's own namespace is no more.
+/// interface of this name may be a successor's, if this pod's own namespace is no more and its interface had the time to
+/// go with it.
 fn still_ours(invocation: &Invocation<'_>, deps: Deps<'_>, saved: &SavedAddress) -> Result<bool, String> {
     let netns = &invocation.env.netns;
-    match deps.net.route_device(saved.address) {
-        Ok(None) => Ok(true),
-        Ok(Some(device)) => {
-            Ok(device == saved.host_veth && !netns.is_empty() && deps.net.namespace_exists(netns.as_ref()))
+    let device = || deps.net.route_device(saved.address).map_err(|error| error.to_string());
+    match device()? {
+        None => Ok(true),
+        Some(device) if device != saved.host_veth => Ok(false),
+        Some(_) if !netns.is_empty() && deps.net.namespace_exists(netns.as_ref()) => Ok(true),
+        Some(own) => {
+            deps.net.wait_until_gone(&own);
+            Ok(device()?.is_none())
         }
-        Err(error) => Err(error.to_string()),
     }
 }

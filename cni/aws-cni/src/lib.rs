@@ -16,13 +16,14 @@
 //! | DEL | [`del`]: gives the addresses back and removes the pod's rules, also when ipamd cannot answer |
 //! | CHECK | [`check`]: compares the kernel's state with the result of ADD |
 //! | STATUS | succeeds if ipamd serves |
-//! | GC | nothing: ipamd knows the live pods itself, and a pod's host interfaces go with its namespace |
+//! | GC | [`gc`]: removes rules and vlans of pods whose interfaces are gone; ipamd takes back addresses itself |
 //! | VERSION | the protocol versions |
 
 pub mod add;
 pub mod args;
 pub mod check;
 pub mod del;
+pub mod gc;
 pub mod grpc;
 pub mod netconf;
 pub mod peers;
@@ -111,6 +112,12 @@ impl Plugin for Deps<'_> {
             Ok(false) => Err(not_serving("ipamd is up but does not serve (yet or any more)".to_owned())),
             Err(error) => Err(not_serving(error.to_string())),
         }
+    }
+
+    fn gc(&self, call: Call<'_>) -> Result<(), Error> {
+        let object = call.header.object.clone();
+        let conf = load("gc cmd", call)?;
+        gc::run(&object, &Log::new(NAME, &conf.log_file, conf.log_level), *self)
     }
 
     fn is_own_namespace(&self, netns: &Path) -> bool {

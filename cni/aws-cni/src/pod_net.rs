@@ -2,15 +2,23 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use reservoir_net::branch::{self, BranchPod, BranchSetup};
 use reservoir_net::error::Error;
 use reservoir_net::kernel::Kernel;
+use reservoir_net::netns::{Netns, Turn};
 use reservoir_net::plan::Side;
 use reservoir_net::pod::{self, PodAddress, PodSetup};
+use reservoir_net::pods::{self, Found};
 use reservoir_net::prefix::IpPrefix;
 use reservoir_net::rule::Family;
 use reservoir_net::table;
+
+/// How long the kernel may take to remove the interfaces of a namespace that is gone; usually some tens of milliseconds.
+const DISMANTLING: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Wiring of pods.
 pub trait PodNet {
@@ -50,6 +58,28 @@ pub trait PodNet {
     /// As [`branch::tear_down`].
     fn tear_down_branch(&self, vlan: u16, address: Option<IpAddr>) -> Result<(), Error>;
 
+    /// Waits until no other plugin wires this pod, and keeps others from it as long as the answer lives. Without a
+    /// namespace there is nobody to wait for.
+    fn turn(&self, _netns: &Path) -> Option<Turn> {
+        None
+    }
+
+    /// The addresses that the pod's interfaces lead to, by their names inside and on the host.
+    ///
+    /// # Errors
+    /// As [`pods::behind`].
+    fn behind(&self, _netns: &Path, _pairs: &[(String, String)]) -> Result<Vec<Found>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Removes what pods left whose interfaces are gone; tells what it was.
+    ///
+    /// # Errors
+    /// As [`pods::remove_stale`].
+    fn remove_stale(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
     /// The host interface by which `address` is reached as a pod's, if there is one.
     ///
     /// # Errors
@@ -60,6 +90,10 @@ pub trait PodNet {
     fn is_own_namespace(&self, netns: &Path) -> bool {
         cni_plugin::is_own_namespace(netns)
     }
+
+    /// Waits, but not for ever, until the host interface `name` is gone: the kernel takes a namespace and its interfaces
+    /// apart in its own time.
+    fn wait_until_gone(&self, _name: &str) {}
 
     /// Whether there is anything at the path `netns`.
     fn namespace_exists(&self, netns: &Path) -> bool {
@@ -94,6 +128,26 @@ impl PodNet for KernelNet {
 
     fn tear_down_branch(&self, vlan: u16, address: Option<IpAddr>) -> Result<(), Error> {
         branch::tear_down(vlan, address)
+    }
+
+    fn turn(&self, netns: &Path) -> Option<Turn> {
+        Netns::open(netns).and_then(Netns::lock).ok()
+    }
+
+    fn wait_until_gone(&self, name: &str) {
+        let deadline = Instant::now() + DISMANTLING;
+        let is_there = || Kernel::host().and_then(|mut kernel| kernel.link(Side::Host, name)).is_ok();
+        while is_there() && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn behind(&self, netns: &Path, pairs: &[(String, String)]) -> Result<Vec<Found>, Error> {
+        pods::behind(netns, pairs)
+    }
+
+    fn remove_stale(&self) -> Result<Vec<String>, Error> {
+        pods::remove_stale()
     }
 
     fn route_device(&self, address: IpAddr) -> Result<Option<String>, Error> {

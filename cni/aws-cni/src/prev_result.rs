@@ -94,6 +94,12 @@ impl PrevResult {
         self.interfaces.iter().enumerate().find(|(_, interface)| interface.name == name)
     }
 
+    /// The names of the pod's interfaces that are in the result, in order.
+    pub fn pod_interfaces(&self, ifname: &str) -> impl Iterator<Item = String> {
+        let name = |position| names::container_interface(ifname, position);
+        (0..self.interfaces.len()).map(name).filter(|name| self.interface(name).is_some())
+    }
+
     fn addresses_of(&self, index: usize) -> Vec<&str> {
         self.ips.iter().filter(|ip| ip.interface == Some(index)).map(|ip| ip.address.as_str()).collect()
     }

@@ -5,7 +5,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::inputs::Command;
-use crate::json::to_indented;
+use crate::json::{clip, to_indented};
 use crate::version::CniVersion;
 
 /// Why the plugin exits with 1.
@@ -70,6 +70,9 @@ pub enum Error {
     },
 }
 
+/// The longest text in an error object.
+const MAX_TEXT_BYTES: usize = 16 * 1024;
+
 #[derive(Serialize)]
 struct ErrorJson<'a> {
     code: u32,
@@ -119,7 +122,10 @@ impl Error {
     /// As printed on stdout.
     #[must_use]
     pub fn to_json(&self) -> String {
-        to_indented(&ErrorJson { code: self.code(), msg: self.to_string(), details: &self.details() })
+        // Whatever went into them: a runtime puts both into events and logs.
+        let (msg, details) = (self.to_string(), self.details());
+        let msg = clip(&msg, MAX_TEXT_BYTES).into_owned();
+        to_indented(&ErrorJson { code: self.code(), msg, details: &clip(&details, MAX_TEXT_BYTES) })
     }
 }
 

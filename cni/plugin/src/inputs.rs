@@ -122,6 +122,8 @@ fn validate_interface_name(name: &str) -> Result<(), Error> {
         Err(InvalidName::Empty) => ("interface name is empty", ""),
         Err(InvalidName::TooLong) => ("interface name is too long", "interface name should be less than 16 characters"),
         Err(InvalidName::Dots) => ("interface name is . or ..", ""),
+        Err(InvalidName::NotText) => ("interface name is not UTF-8", ""),
+        Err(InvalidName::Pattern) => ("interface name contains %", "the kernel would replace it by a number"),
         Err(InvalidName::Characters) => ("interface name contains / or : or whitespace characters", ""),
     };
     Err(Error::InterfaceName { msg, details })

@@ -1,5 +1,7 @@
 //! JSON as the protocol's other implementations read and write it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -51,7 +53,20 @@ pub fn objects<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Vec<&'a 
 }
 
 fn expected(key: &str, kind: &str, got: &Value) -> String {
-    format!("{key:?} must be {kind}, but is {got}")
+    format!("{key:?} must be {kind}, but is {}", clip(&got.to_string(), SHOWN_BYTES))
+}
+
+/// How much of a value that is wrong is shown.
+const SHOWN_BYTES: usize = 200;
+
+/// The text, or its beginning if it is longer than `max` bytes, and how long it is.
+#[must_use]
+pub fn clip(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=max).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    Cow::Owned(format!("{}... ({} bytes)", &text[..end], text.len()))
 }
 
 /// Four spaces deep, no newline at the end.
@@ -62,4 +77,21 @@ pub fn to_indented<T: Serialize>(value: &T) -> String {
     // Neither strings nor maps with string keys can fail to serialise into memory, and JSON is UTF-8.
     let _ = value.serialize(&mut serializer);
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_clipped_between_characters() {
+        assert_eq!(clip("short", 5), "short");
+        assert_eq!(clip("a\u{fc}b", 2), "a... (4 bytes)");
+        let object = serde_json::json!({"mtu": vec![7; 1000]});
+        let error = text(object.as_object().unwrap(), "mtu").unwrap_err();
+        assert!(
+            error.starts_with("\"mtu\" must be a string, but is [7,7,") && error.ends_with("... (2001 bytes)"),
+            "{error}"
+        );
+    }
 }

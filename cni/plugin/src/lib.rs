@@ -35,6 +35,10 @@ use inputs::{Command, Environment};
 use netconf::Header;
 use version::CniVersion;
 
+/// The largest network configuration that is read. A pod's annotations, the largest part of real ones, are at most
+/// 256 KiB; the rest is for what no runtime sends.
+pub const MAX_STDIN_BYTES: u64 = 8 * 1024 * 1024;
+
 /// A plugin's own work. What the protocol demands of the inputs has been checked by then.
 pub trait Plugin {
     /// Name and version, for a person who starts the plugin by hand.
@@ -124,7 +128,11 @@ fn dispatch(plugin: &dyn Plugin, env: &Environment, stdin: &mut dyn Read) -> Res
         return Ok(format!("{}\n", version::report()));
     }
     let mut text = Vec::new();
-    stdin.read_to_end(&mut text).map_err(Error::Stdin)?;
+    stdin.take(MAX_STDIN_BYTES + 1).read_to_end(&mut text).map_err(Error::Stdin)?;
+    if text.len() as u64 > MAX_STDIN_BYTES {
+        let error = format!("the network configuration is larger than {MAX_STDIN_BYTES} bytes");
+        return Err(Error::Stdin(io::Error::new(io::ErrorKind::FileTooLarge, error)));
+    }
     let header = Header::parse(&text)?;
     let since = |header: &Header, since| header.version_from(since, command);
     let nothing = |()| String::new();

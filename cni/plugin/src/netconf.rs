@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::inputs::{Command, is_identifier};
-use crate::json::text;
+use crate::json::{clip, text};
 use crate::version::CniVersion;
 
 /// A configuration with a name, of a version not yet looked at.
@@ -25,7 +25,7 @@ impl Header {
     pub fn parse(stdin: &[u8]) -> Result<Self, Error> {
         let value: Value = serde_json::from_slice(stdin).map_err(|error| Error::Decode(error.to_string()))?;
         let Value::Object(object) = value else {
-            return Err(Error::Decode(format!("it must be a JSON object, but is {value}")));
+            return Err(Error::Decode(format!("it must be a JSON object, but is {}", clip(&value.to_string(), 200))));
         };
         let string = |key| text(&object, key).map(Option::unwrap_or_default).map(str::to_owned).map_err(Error::Decode);
         let (name, version) = (string("name")?, string("cniVersion")?);

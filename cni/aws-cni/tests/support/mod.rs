@@ -38,6 +38,12 @@ impl Namespace {
         String::from_utf8(output.stdout).unwrap().lines().map(|l| l.trim_end().to_owned() + "\n").collect()
     }
 
+    /// Takes it away now.
+    pub fn destroy(&self) {
+        let output = Command::new("ip").args(["netns", "delete", &self.0]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         Netns::open(&self.path()).unwrap().run(work).unwrap()
     }
@@ -62,6 +68,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+        // Without its output: it may be gone already.
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).output();
     }
 }
