@@ -89,6 +89,8 @@ fn packets_flow_between_node_and_pod() {
     let mut received = [0; 10];
     pod_end.read_exact(&mut received).unwrap();
     assert_eq!(&received, b"to the pod");
+    // Sockets keep a namespace, also those that wait for the other end.
+    drop((node_end, pod_end, listener));
     node.is_clean_after(&before, &[&setup(&pod_ns)], vec![pod_ns]);
 }
 
@@ -322,6 +324,8 @@ fn packets_flow_between_node_and_ipv6_pod() {
     let mut received = [0; 10];
     pod_end.read_exact(&mut received).unwrap();
     assert_eq!(&received, b"to the pod");
+    // Sockets keep a namespace, also those that wait for the other end.
+    drop((node_end, pod_end, listener));
     node.is_clean_after(&before, &[&setup], vec![pod_ns]);
 }
 
