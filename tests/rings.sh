@@ -24,7 +24,7 @@ ring() { # name, command...
     echo "=== ring $name"
     local log
     log=$(mktemp)
-    local status=0
+    local status=0 begun=$SECONDS
     "$@" 2>&1 | tee "$log" || status=$?
     local passed bad skipped
     passed=$(sed -n 's/^test result: .* \([0-9]*\) passed;.*/\1/p; s/^ring-result: \([0-9]*\) passed.*/\1/p' "$log" | awk '{n+=$1} END {print n+0}')
@@ -37,16 +37,20 @@ ring() { # name, command...
     total_passed=$((total_passed + passed))
     total_failed=$((total_failed + bad))
     total_skipped=$((total_skipped + skipped))
-    summary+=("$(printf '%-12s %5d passed %3d failed %3d skipped' "$name" "$passed" "$bad" "$skipped")")
+    summary+=("$(printf '%-12s %5d passed %3d failed %3d skipped %5d s' "$name" "$passed" "$bad" "$skipped" $((SECONDS - begun)))")
     while IFS= read -r line; do summary+=("             $line"); done < <(grep -ho 'SKIPPED:.*' "$log" | sort -u)
+    # The list of names that ends the output of a test program.
+    while IFS= read -r line; do summary+=("             FAILED: $line"); done < <(
+        awk '/^failures:$/ { names = 1; next } /^test result: / { names = 0 } names && /^    [^ ]+$/ { print $1 }' "$log" | sort -u)
     rm -f "$log"
 }
 
 # All with --workspace: a smaller selection would unify features differently and build the world again.
 tests() {
-    # grep says 1 when nothing is left to print; pipefail keeps the status of the tests.
-    cargo test --locked --workspace --no-fail-fast "$@" -- --nocapture --test-threads 2 2>&1 |
-        { grep -v -E '^(running|test .* ok$|$)' || [ $? -eq 1 ]; }
+    # Of what passes, only what was skipped is told; of what fails, everything. pipefail keeps the status of the tests.
+    cargo test --locked --workspace --no-fail-fast "$@" -- --show-output --test-threads 2 2>&1 |
+        awk '/^successes:$/ { passed = 1 } /^failures:$/ || /^test result: / { passed = 0 }
+            passed && !/SKIPPED:/ || /^running / || /^test .* ok$/ || /^$/ { next } { print; fflush() }'
 }
 targets() { # test targets of these packages
     local package

@@ -4,6 +4,7 @@ pub mod aws;
 pub mod clock;
 pub mod cloud;
 pub mod config;
+pub mod conflist;
 pub mod daemon;
 pub mod decisions;
 pub mod files;

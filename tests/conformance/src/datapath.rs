@@ -4,6 +4,7 @@
 //! retries, order and error texts are those of the program.
 
 mod branch;
+mod conflist;
 mod fake;
 mod iptables;
 mod nft;
@@ -119,7 +120,7 @@ fn outcome(case: &Case) -> Outcome {
         "branch_teardown" => branch::teardown(case),
         "connmark_nft" => nft::connmark(case),
         "egress" => skip("egress-cni comes later"),
-        "conflist" => skip("the conflist's variants belong to features that come later"),
+        "conflist" => conflist::rendered(case),
         "snapshot" => {
             skip("whole-node texts of other modes; the default one is compared in a real namespace, host/net/tests")
         }

@@ -181,6 +181,10 @@ fn variable_case(variable: &Value, case: &Value) -> CaseResult {
         "AWS_VPC_ENI_MTU" if words.contains("in IPv4") && refused(&read(&[("ENABLE_IPv6", "true")]).1) => {
             json!(format!("{} in IPv4, exit 1 in IPv6", config.datapath.eni_mtu))
         }
+        "POD_MTU" if words == "AWS_VPC_ENI_MTU" => {
+            let follows = read(&[("AWS_VPC_ENI_MTU", "1500")]).0.plugins.pod_mtu == 1500;
+            if follows { expected.clone() } else { json!(config.plugins.pod_mtu) }
+        }
         "POD_SECURITY_GROUP_ENFORCING_MODE" if refused(&read(&[("ENABLE_POD_ENI", "true")]).1) => {
             let rest = words.strip_prefix("exit 1 if ENABLE_POD_ENI");
             let consistent = rest.is_some_and(|rest| {
@@ -270,6 +274,14 @@ fn value_of(config: &Config, name: &str) -> Option<Value> {
         "NETWORK_POLICY_ENFORCING_MODE" => {
             json!(data.network_policy_mode.as_deref().unwrap_or("\"\" (plugin does not contact the agent)"))
         }
+        "POD_MTU" => json!(config.plugins.pod_mtu),
+        "ENABLE_V4_EGRESS" => json!(config.plugins.v4_egress),
+        "ENABLE_BANDWIDTH_PLUGIN" => json!(config.plugins.bandwidth),
+        "DISABLE_POD_V6" => json!(config.plugins.disable_pod_v6),
+        "AWS_VPC_K8S_PLUGIN_LOG_FILE" => json!(config.plugins.log_file),
+        "AWS_VPC_K8S_PLUGIN_LOG_LEVEL" => json!(config.plugins.log_level),
+        "AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE" => json!(config.plugins.egress_v4_log_file),
+        "AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE" => json!(config.plugins.egress_v6_log_file),
         "VPC_CNI_VERSION" => json!(who.cni_version),
         "MY_NODE_NAME" => json!(who.node_name),
         "MY_POD_NAME" => json!(who.pod_name),

@@ -9,6 +9,7 @@
 //! | [`cni`] | runs a configuration list as a container runtime does |
 //! | [`backend`] | the daemon's gRPC without a plugin |
 //! | [`traffic`] | TCP and UDP between namespaces |
+//! | [`interrupt`] | Ctrl-C: what was made is taken down |
 //! | [`random`] | seeded, so that a failure can be had again |
 //! | [`shell`] | `ip`, `curl` and the like, in a namespace |
 //! | [`skip`] | says loudly what cannot run here |
@@ -17,6 +18,7 @@ pub mod backend;
 pub mod cluster;
 pub mod cni;
 pub mod demo;
+pub mod interrupt;
 pub mod node;
 pub mod random;
 pub mod shell;

@@ -8,6 +8,7 @@ mod pods;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,6 +58,8 @@ impl Node {
             .args(["--node-netns", &format!("rn{tag}"), "--vpc-netns", &format!("rv{tag}")])
             .args(if options.delays.is_empty() { vec![] } else { vec!["--delays", &options.delays] })
             .args(&options.sim)
+            // A Ctrl-C at the terminal is for us alone; we end what we started, in order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

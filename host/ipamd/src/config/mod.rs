@@ -46,6 +46,7 @@ pub struct Config {
     pub modes: Modes,
     pub provisioning: Provisioning,
     pub datapath: Datapath,
+    pub plugins: Plugins,
     pub identity: Identity,
     pub logging: Logging,
     /// None = switched off.
@@ -120,6 +121,23 @@ pub struct Datapath {
     /// `none`, `strict` or `standard` in the spelling given; None = the agent is not contacted.
     pub network_policy_mode: Option<String>,
     pub host_network: HostNetwork,
+}
+
+/// What the CNI plugins are told, through the network list ([`crate::conflist`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugins {
+    /// Of pods' interfaces.
+    pub pod_mtu: u32,
+    pub log_file: String,
+    pub log_level: String,
+    pub egress_v4_log_file: String,
+    pub egress_v6_log_file: String,
+    /// IPv4 egress; for IPv6 clusters only.
+    pub v4_egress: bool,
+    /// Chain the bandwidth plugin.
+    pub bandwidth: bool,
+    /// Chain the tuning plugin, which turns IPv6 off in pods.
+    pub disable_pod_v6: bool,
 }
 
 /// Who we are, and how others are reached.
@@ -228,6 +246,7 @@ impl Config {
             provisioning: provisioning(r, &modes),
             modes,
             datapath: datapath(r),
+            plugins: plugins(r),
             identity: Identity {
                 node_name: r.text("MY_NODE_NAME").unwrap_or_default().to_owned(),
                 pod_name: r.text("MY_POD_NAME").unwrap_or_default().to_owned(),
@@ -306,14 +325,39 @@ fn provisioning(r: &Reader<'_>, modes: &Modes) -> Provisioning {
     }
 }
 
+/// What is wrong with it is told by `rules::entrypoint`.
+fn mtu(r: &Reader<'_>, name: &'static str) -> Option<u32> {
+    r.raw(name).and_then(|v| parse::decimal(v).ok()).and_then(|n| u32::try_from(n).ok())
+}
+
+fn plugins(r: &Reader<'_>) -> Plugins {
+    let text = |name, default: &str| r.text(name).unwrap_or(default).to_owned();
+    // Empty is no file, as the plugins' logger has it.
+    let file = |name, default: &str| match r.raw(name) {
+        Some("") => "stderr".to_owned(),
+        other => other.unwrap_or(default).to_owned(),
+    };
+    Plugins {
+        pod_mtu: mtu(r, "POD_MTU").or_else(|| mtu(r, "AWS_VPC_ENI_MTU")).unwrap_or(9001),
+        log_file: file("AWS_VPC_K8S_PLUGIN_LOG_FILE", "/var/log/aws-routed-eni/plugin.log"),
+        log_level: text("AWS_VPC_K8S_PLUGIN_LOG_LEVEL", "Debug"),
+        egress_v4_log_file: file(
+            "AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE",
+            "/var/log/aws-routed-eni/egress-v4-plugin.log",
+        ),
+        egress_v6_log_file: file(
+            "AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE",
+            "/var/log/aws-routed-eni/egress-v6-plugin.log",
+        ),
+        v4_egress: r.boolean("ENABLE_V4_EGRESS", true),
+        bandwidth: r.boolean("ENABLE_BANDWIDTH_PLUGIN", false),
+        disable_pod_v6: r.boolean("DISABLE_POD_V6", false),
+    }
+}
+
 fn datapath(r: &Reader<'_>) -> Datapath {
     Datapath {
-        // What is wrong with it is told by `rules::entrypoint`.
-        eni_mtu: r
-            .raw("AWS_VPC_ENI_MTU")
-            .and_then(|v| parse::decimal(v).ok())
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(9001),
+        eni_mtu: mtu(r, "AWS_VPC_ENI_MTU").unwrap_or(9001),
         veth_prefix: r.text("AWS_VPC_K8S_CNI_VETHPREFIX").unwrap_or("eni").to_owned(),
         external_snat: r.boolean("AWS_VPC_K8S_CNI_EXTERNALSNAT", false),
         randomize_snat: r.soft("AWS_VPC_K8S_CNI_RANDOMIZESNAT", RandomizeSnat::Prng, RandomizeSnat::parse),

@@ -359,7 +359,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "true",
         class: BoolStrict,
-        here: Later("IPv6 mode"),
+        here: Now,
         effect: "IPv6 cluster: give pods an IPv4 egress interface from 169.254.172.0/22.",
     },
     Variable {
@@ -369,7 +369,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("entrypoint"),
+        here: Now,
         effect: "Chain the tuning plugin with three disable_ipv6=1 sysctls.",
     },
     Variable {
@@ -389,7 +389,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "int, 576..9001 (IPv4 mode), 1280..9001 (IPv6 mode)",
         default: "value of AWS_VPC_ENI_MTU",
         class: IntValidated,
-        here: Later("checked at start; the entrypoint writes it to the conflist"),
+        here: Now,
         effect: "MTU of pod veth pairs and egress interfaces.",
     },
     Variable {
@@ -469,7 +469,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("entrypoint"),
+        here: Now,
         effect: "Chain the bandwidth plugin.",
     },
     Variable {
@@ -599,7 +599,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "path|stderr",
         default: "/var/log/aws-routed-eni/plugin.log",
         class: StrSetWins,
-        here: Later("checked at start; the entrypoint writes it to the conflist"),
+        here: Now,
         effect: "pluginLogFile of the aws-cni plugin (host path).",
     },
     Variable {
@@ -609,7 +609,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "enum",
         default: "Debug",
         class: StrSetWins,
-        here: Later("entrypoint"),
+        here: Now,
         effect: "pluginLogLevel of both plugins (interpreted by the plugins with the log-level rule).",
     },
     Variable {
@@ -619,7 +619,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "path|stderr",
         default: "/var/log/aws-routed-eni/egress-v4-plugin.log",
         class: StrSetWins,
-        here: Later("checked at start; entrypoint"),
+        here: Now,
         effect: "pluginLogFile of egress-cni in IPv6 clusters.",
     },
     Variable {
@@ -629,7 +629,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "path|stderr",
         default: "/var/log/aws-routed-eni/egress-v6-plugin.log",
         class: StrSetWins,
-        here: Later("checked at start; entrypoint"),
+        here: Now,
         effect: "pluginLogFile of egress-cni in IPv4 clusters.",
     },
     Variable {

@@ -9,10 +9,8 @@
 //! | [`packets`] | servers that tell their callers' address, pings |
 //! | [`config_map`] | puts a policy where the daemon looks for it, as the kubelet does |
 //! | [`steps`] | the steps in order |
-//! | [`interrupt`] | Ctrl-C: what was made is taken down |
 
 mod config_map;
-mod interrupt;
 mod live;
 mod modes;
 mod packets;
@@ -48,7 +46,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
             return ExitCode::from(CANNOT_RUN);
         }
     };
-    let interrupt = match interrupt::watch() {
+    let interrupt = match crate::interrupt::watch() {
         Ok(interrupt) => interrupt,
         Err(error) => {
             eprintln!("demo: signals cannot be watched: {error}");

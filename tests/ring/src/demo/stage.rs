@@ -45,6 +45,8 @@ pub struct Stage {
 pub struct Seen {
     pub pods: usize,
     pub most_enis: usize,
+    /// The policy was told another setting while it ran.
+    pub told: bool,
     /// All names made by this run end or begin with it.
     pub tag: String,
     pub processes: Vec<u32>,
@@ -54,9 +56,11 @@ impl Seen {
     pub fn summary(&self) -> String {
         let (pods, enis) = (self.pods, self.most_enis);
         let interfaces = if enis == 1 { "interface" } else { "interfaces" };
+        // In IPv6 a policy has nothing to decide.
+        let told = if self.told { " and told its setting later" } else { "" };
         format!(
             "{pods} pods got VPC addresses on {enis} {interfaces}, packets went every way they should and none that they should not, \
-             a custom policy was swapped in while pods started and told its setting later, kill -9 cost no pod its address, nothing was left"
+             a custom policy was swapped in while pods started{told}, kill -9 cost no pod its address, nothing was left"
         )
     }
 }

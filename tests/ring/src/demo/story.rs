@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::interrupt::Interrupt;
+use crate::interrupt::Interrupt;
 
 #[derive(Debug)]
 pub struct Story {
@@ -74,8 +74,11 @@ impl Story {
         println!("   {}", self.paint("2", text));
     }
 
-    /// A claim, whether it holds, and what was found.
+    /// A claim, whether it holds, and what was found. After Ctrl-C nothing is said against a claim.
     pub fn claim(&mut self, holds: bool, claim: &str, found: impl Display) {
+        if !holds && self.interrupt.came() {
+            return;
+        }
         self.claims += 1;
         let found = found.to_string();
         let found = if found.is_empty() { found } else { format!(": {found}") };

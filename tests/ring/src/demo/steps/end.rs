@@ -63,6 +63,7 @@ pub fn give_back(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let pool = stage.live.until(&stage.node, story, patience, note, |p| {
         p.enis.len() == stage.mode.left && p.each_has(last.addresses) && p.cooling == 0 && p.calls == 0
     })?;
+    stage.seen.told = true;
     story.claim_of("the setting alone was swapped, and decides", decided(&stage.node, last.setting));
     story.claim(true, "the pool is at its target", format!("{pool}, after {:.1} s", begun.elapsed().as_secs_f64()));
     nothing_more(stage, story, &pool)

@@ -26,7 +26,12 @@ pub fn node(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let pool = stage.live.until(&stage.node, story, patience, String::new, |p| {
         p.enis.len() >= start.enis && p.first_card().addresses >= start.addresses && p.calls == 0
     })?;
-    let policy: Value = serde_json::from_str(&stage.node.introspect("/v1/policy")?)?;
+    // The daemon serves before its policy is compiled, and in IPv6 nothing has asked for it yet.
+    let mut policy = Value::Null;
+    stage.node.wait_for("the built-in policy", patience, |node| {
+        policy = serde_json::from_str(&node.introspect("/v1/policy")?)?;
+        Ok(!policy["built_in"]["digest"].is_null() || story.go_on().is_err())
+    })?;
     story.claim(
         policy["custom"].is_null(),
         "no policy is mounted: the built-in component is all there is",

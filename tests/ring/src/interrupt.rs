@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM set a mark; the steps look at it and end, so that what was made is taken down.
+//! Ctrl-C and SIGTERM set a mark; who looks at it ends, so that what was made is taken down.
 
 use std::io;
 use std::sync::Arc;
