@@ -9,10 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long an answer may take. The first packet needs an ARP exchange or two.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long silence must last to be one: an answer would have come a hundred times.
+const SILENCE: Duration = Duration::from_millis(500);
 /// More than one packet, so that a wrong MTU shows.
 const BYTES: usize = 64 << 10;
 
@@ -24,7 +28,8 @@ pub fn inside<T: Send + 'static>(netns: &str, work: impl FnOnce() -> Result<T> +
     start(netns, work).join().map_err(|_| anyhow!("a thread in a namespace panicked"))?
 }
 
-pub(crate) fn start<T: Send + 'static>(
+/// The same without waiting for it.
+pub fn start<T: Send + 'static>(
     netns: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> thread::JoinHandle<Result<T>> {
@@ -36,53 +41,187 @@ pub(crate) fn start<T: Send + 'static>(
     })
 }
 
+/// Who talks to whom, in which namespaces.
+#[derive(Debug, Clone)]
+pub struct Talk {
+    from: String,
+    source: Option<IpAddr>,
+    to: String,
+    listen: SocketAddr,
+    target: Option<SocketAddr>,
+}
+
+/// The client's address as it is, and as the server saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    pub client: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+impl Talk {
+    /// A client in `from` calls `address`, which is served in `to`.
+    #[must_use]
+    pub fn new(from: &str, to: &str, address: IpAddr) -> Self {
+        let listen = SocketAddr::new(address, 0);
+        Self { from: from.to_owned(), source: None, to: to.to_owned(), listen, target: None }
+    }
+
+    /// The client binds this address, also one that is not its own.
+    #[must_use]
+    pub fn with_source(self, source: IpAddr) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// The client calls `target`, which is to lead to this port of the server.
+    #[must_use]
+    pub fn through(self, target: SocketAddr, port: u16) -> Self {
+        Self { listen: SocketAddr::new(self.listen.ip(), port), target: Some(target), ..self }
+    }
+
+    /// 64 KiB there and back.
+    ///
+    /// # Errors
+    /// No connection, no answer, a wrong answer.
+    pub fn tcp(&self) -> Result<Seen> {
+        let (listen, source) = (self.listen, self.source);
+        let server = move |ready: mpsc::Sender<SocketAddr>| serve_tcp(listen, &ready);
+        self.meet("tcp", server, move |target| call_tcp(source, target))
+    }
+
+    /// One datagram there and one back.
+    ///
+    /// # Errors
+    /// Nothing arrives, there or back.
+    pub fn udp(&self) -> Result<Seen> {
+        let (listen, source) = (self.listen, self.source);
+        let server = move |ready: mpsc::Sender<SocketAddr>| serve_udp(listen, &ready);
+        self.meet("udp", server, move |target| call_udp(source, target))
+    }
+
+    /// Both, which must be seen with the same address; that.
+    ///
+    /// # Errors
+    /// As [`Talk::tcp`] and [`Talk::udp`].
+    pub fn both(&self) -> Result<IpAddr> {
+        let (by_tcp, by_udp) = (self.tcp()?.peer.ip(), self.udp()?.peer.ip());
+        if by_tcp != by_udp {
+            bail!("{self:?}: TCP came from {by_tcp}, UDP from {by_udp}");
+        }
+        Ok(by_tcp)
+    }
+
+    fn meet(
+        &self,
+        protocol: &str,
+        server: impl FnOnce(mpsc::Sender<SocketAddr>) -> Result<SocketAddr> + Send + 'static,
+        client: impl FnOnce(SocketAddr) -> Result<SocketAddr> + Send + 'static,
+    ) -> Result<Seen> {
+        let what = || {
+            let through = self.target.map(|t| format!(" through {t}")).unwrap_or_default();
+            format!("{protocol} {} -> {} {}{through}", self.from, self.to, self.listen.ip())
+        };
+        let (ready, listens) = mpsc::channel();
+        let server = start(&self.to, move || server(ready));
+        let called = listens.recv().ok().map(|at: SocketAddr| {
+            let target = self.target.unwrap_or(at);
+            inside(&self.from, move || client(target))
+        });
+        let seen = server.join().map_err(|_| anyhow!("the server panicked"))?;
+        // What the server says is worth more where nothing arrived: a client of UDP hears nothing either way.
+        match (seen, called) {
+            (Ok(peer), Some(client)) => Ok(Seen { client: client.with_context(what)?, peer }),
+            (Err(server), Some(Err(client))) => Err(server.context(format!("the client: {client:#}")).context(what())),
+            (Err(server), _) => Err(server.context(what())),
+            (Ok(_), None) => Err(anyhow!("the server was not ready").context(what())),
+        }
+    }
+}
+
+fn serve_tcp(listen: SocketAddr, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
+    ready.send(listener.local_addr()?)?;
+    listener.set_nonblocking(true)?;
+    let until = Instant::now() + PATIENCE;
+    let (mut stream, peer) = loop {
+        match listener.accept() {
+            Ok(accepted) => break accepted,
+            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => bail!("nobody connected to {listen}"),
+        }
+    };
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut content = vec![0; BYTES];
+    stream.read_exact(&mut content).context("what the server read")?;
+    stream.write_all(&content)?;
+    Ok(peer)
+}
+
+fn call_tcp(source: Option<IpAddr>, target: SocketAddr) -> Result<SocketAddr> {
+    let mut stream = dial(source, target, PATIENCE).with_context(|| format!("to {target}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let content: Vec<u8> = (0..BYTES).map(|n| (n % 251) as u8).collect();
+    stream.write_all(&content)?;
+    let mut back = vec![0; BYTES];
+    stream.read_exact(&mut back).context("what the client read")?;
+    if back != content {
+        bail!("other bytes came back");
+    }
+    Ok(stream.local_addr()?)
+}
+
+/// A connection from an address of one's choice.
+fn dial(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect_timeout(&target, patience) };
+    let family = if source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None)?;
+    // It bounds connect as well.
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    bind(&socket, &SocketAddr::new(source, 0))?;
+    connect(&socket, &target)?;
+    Ok(TcpStream::from(socket))
+}
+
+fn serve_udp(listen: SocketAddr, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
+    let socket = UdpSocket::bind(listen).with_context(|| format!("listening on {listen}"))?;
+    ready.send(socket.local_addr()?)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut content = [0; 64];
+    let (n, peer) = socket.recv_from(&mut content).context("no datagram arrived")?;
+    socket.send_to(&content[..n], peer)?;
+    Ok(peer)
+}
+
+fn call_udp(source: Option<IpAddr>, target: SocketAddr) -> Result<SocketAddr> {
+    let socket = UdpSocket::bind((source.unwrap_or_else(|| any(target)), 0)).context("the client's socket")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // Answers of others are none: a datagram must come back from where it was sent to.
+    socket.connect(target)?;
+    socket.send(b"to and fro")?;
+    let mut back = [0; 64];
+    let n = socket.recv(&mut back).context("no datagram came back")?;
+    if &back[..n] != b"to and fro" {
+        bail!("another datagram came back");
+    }
+    Ok(socket.local_addr()?)
+}
+
+fn any(target: SocketAddr) -> IpAddr {
+    match target {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 /// 64 KiB there and back by TCP; the source that the server saw.
 ///
 /// # Errors
 /// No connection, no answer, a wrong answer.
 pub fn tcp(from: &str, to: &str, address: IpAddr) -> Result<IpAddr> {
-    let (sender, port) = mpsc::channel();
-    let server = start(to, move || {
-        let listener = TcpListener::bind((address, 0)).with_context(|| format!("listening on {address}"))?;
-        sender.send(listener.local_addr()?)?;
-        listener.set_nonblocking(true)?;
-        let until = Instant::now() + PATIENCE;
-        let (mut stream, peer) = loop {
-            match listener.accept() {
-                Ok(accepted) => break accepted,
-                Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Err(_) => bail!("nobody connected to {address}"),
-            }
-        };
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut content = vec![0; BYTES];
-        stream.read_exact(&mut content).context("what the server read")?;
-        stream.write_all(&content)?;
-        Ok(peer.ip())
-    });
-    let sent = port.recv().ok().map(|server: SocketAddr| {
-        inside(from, move || {
-            let mut stream = TcpStream::connect_timeout(&server, PATIENCE).with_context(|| format!("to {server}"))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            let content: Vec<u8> = (0..BYTES).map(|n| (n % 251) as u8).collect();
-            stream.write_all(&content)?;
-            let mut back = vec![0; BYTES];
-            stream.read_exact(&mut back).context("what the client read")?;
-            if back != content {
-                bail!("other bytes came back");
-            }
-            Ok(())
-        })
-    });
-    let seen = server.join().map_err(|_| anyhow!("the server panicked"))?;
-    if let Some(sent) = sent {
-        sent.with_context(|| format!("tcp {from} -> {to} {address}"))?;
-    }
-    seen.with_context(|| format!("tcp {from} -> {to} {address}"))
+    Ok(Talk::new(from, to, address).tcp()?.peer.ip())
 }
 
 /// One datagram there and one back by UDP; the source that the server saw. `source` binds the client, also to an
@@ -91,40 +230,9 @@ pub fn tcp(from: &str, to: &str, address: IpAddr) -> Result<IpAddr> {
 /// # Errors
 /// Nothing arrives, there or back.
 pub fn udp(from: &str, source: Option<IpAddr>, to: &str, address: IpAddr) -> Result<IpAddr> {
-    let (sender, port) = mpsc::channel();
-    let server = start(to, move || {
-        let socket = UdpSocket::bind((address, 0)).with_context(|| format!("listening on {address}"))?;
-        sender.send(socket.local_addr()?)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let mut content = [0; 64];
-        let (n, peer) = socket.recv_from(&mut content).context("no datagram arrived")?;
-        socket.send_to(&content[..n], peer)?;
-        Ok(peer.ip())
-    });
-    let sent = port.recv().ok().map(|server: SocketAddr| {
-        inside(from, move || {
-            let any = match address {
-                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            };
-            let socket = UdpSocket::bind((source.unwrap_or(any), 0)).context("the client's socket")?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.send_to(b"to and fro", server)?;
-            let mut back = [0; 64];
-            let (n, _) = socket.recv_from(&mut back).context("no datagram came back")?;
-            if &back[..n] != b"to and fro" {
-                bail!("another datagram came back");
-            }
-            Ok(())
-        })
-    });
-    // What the server says is worth more: a client hears nothing either way.
-    let seen = server.join().map_err(|_| anyhow!("the server panicked"))?;
-    let seen = seen.with_context(|| format!("udp {from} -> {to} {address}"))?;
-    if let Some(sent) = sent {
-        sent.with_context(|| format!("udp {from} -> {to} {address}"))?;
-    }
-    Ok(seen)
+    let talk = Talk::new(from, to, address);
+    let talk = source.into_iter().fold(talk, Talk::with_source);
+    Ok(talk.udp()?.peer.ip())
 }
 
 /// Both, which must see the same source.
@@ -132,9 +240,49 @@ pub fn udp(from: &str, source: Option<IpAddr>, to: &str, address: IpAddr) -> Res
 /// # Errors
 /// As [`tcp`] and [`udp`].
 pub fn both(from: &str, to: &str, address: IpAddr) -> Result<IpAddr> {
-    let (by_tcp, by_udp) = (tcp(from, to, address)?, udp(from, None, to, address)?);
-    if by_tcp != by_udp {
-        bail!("{from} -> {to} {address}: TCP came from {by_tcp}, UDP from {by_udp}");
+    Talk::new(from, to, address).both()
+}
+
+/// What comes back from where nobody listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nobody {
+    /// Somebody is there and says no: a reset, or ICMP "port unreachable".
+    Refuses,
+    /// Nothing: the packets were lost.
+    IsSilent,
+    /// A router, or the own kernel, knows no way.
+    Unreachable,
+}
+
+/// Calls `target`, where nobody listens, by TCP and by UDP; both must have the same answer.
+///
+/// # Errors
+/// Somebody does listen, TCP and UDP differ, or there is no such namespace.
+pub fn nobody(from: &str, target: SocketAddr) -> Result<Nobody> {
+    inside(from, move || {
+        let by_tcp = match dial(None, target, SILENCE) {
+            Ok(_) => bail!("tcp to {target}: somebody listens"),
+            Err(error) => verdict(&error).with_context(|| format!("tcp to {target}"))?,
+        };
+        let socket = UdpSocket::bind((any(target), 0))?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        let answer = socket.connect(target).and_then(|()| socket.send(b"anybody?")).and_then(|_| socket.recv(&mut [0]));
+        let by_udp = match answer {
+            Ok(_) => bail!("udp to {target}: somebody answers"),
+            Err(error) => verdict(&error).with_context(|| format!("udp to {target}"))?,
+        };
+        if by_tcp != by_udp {
+            bail!("{target}: TCP {by_tcp:?}, UDP {by_udp:?}");
+        }
+        Ok(by_tcp)
+    })
+}
+
+fn verdict(error: &std::io::Error) -> Result<Nobody> {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Ok(Nobody::Refuses),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Nobody::IsSilent),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Ok(Nobody::Unreachable),
+        _ => bail!("{error}"),
     }
-    Ok(by_tcp)
 }
