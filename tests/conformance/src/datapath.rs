@@ -12,6 +12,7 @@ mod ops;
 mod parse;
 mod plain;
 mod rules;
+mod snapshot;
 mod wiring;
 
 use serde_json::Value;
@@ -121,9 +122,7 @@ fn outcome(case: &Case) -> Outcome {
         "connmark_nft" => nft::connmark(case),
         "egress" => skip("egress-cni comes later"),
         "conflist" => conflist::rendered(case),
-        "snapshot" => {
-            skip("whole-node texts of other modes; the default one is compared in a real namespace, host/net/tests")
-        }
+        "snapshot" => snapshot::snapshot(case),
         category => skip(&format!("no suite here knows the category {category:?}")),
     }
 }

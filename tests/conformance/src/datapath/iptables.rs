@@ -1,11 +1,12 @@
 //! The content of chains after our edits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
 
 use reservoir_core::ip::Ipv4Net;
 use reservoir_net::iptables::desired::{self, DesiredChain};
-use reservoir_net::iptables::ruleset::{Canonical, Chain, Rule, Table};
-use reservoir_net::iptables::{Once, Randomize, SnatConfig, SnatFacts, diff};
+use reservoir_net::iptables::ruleset::{Canonical, Chain, Rule, Table, parse_table};
+use reservoir_net::iptables::{Iptables, Once, Randomize, SnatConfig, SnatFacts, diff};
 use reservoir_net::{Error, MacAddr, host, links};
 use serde_json::{Value, json};
 
@@ -46,8 +47,8 @@ pub(super) fn connmark(case: &Case) -> Outcome {
         let got = Value::from_iter(cidrs.iter().map(ToString::to_string));
         return case.compared(&case.expected["exempt_cidrs"], got);
     }
-    if case.inputs["iptables_init_error"].is_string() {
-        return skip("ours runs programs; a failing one is shown by host/net's own tests");
+    if let Some(text) = case.inputs["iptables_init_error"].as_str() {
+        return failing_programs(case, text).unwrap_or_else(|error| skip(&format!("no program can be made: {error}")));
     }
     let config = SnatConfig { external_snat: case.text("action") == "cleanup", ..config(case) };
     let chains = match desired::connmark(&config, &cidrs(&case.inputs["exempt_cidrs"])) {
@@ -79,6 +80,39 @@ pub(super) fn connmark(case: &Case) -> Outcome {
     if case.expected["state"].is_object() { state(case, &chains) } else { Outcome::Passed }
 }
 
+/// Ours runs programs: here they can tell their version and nothing else. What they say is told, and the other form of
+/// the rules is left alone until ours is there.
+fn failing_programs(case: &Case, text: &str) -> std::io::Result<Outcome> {
+    let dir = tempfile::tempdir()?;
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'iptables v1.8.9 (legacy)' && exit\necho '{text}' >&2\nexit 1\n"
+    );
+    for program in ["iptables", "iptables-save", "iptables-restore"] {
+        let path = dir.path().join(program);
+        std::fs::write(&path, &script)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    let facts = SnatFacts { vpc_cidrs: cidrs(&case.inputs["exempt_cidrs"]), ..facts(case) };
+    let applied = Iptables::detect(&dir.path().join("iptables").display().to_string()).map(|mut programs| {
+        let outcome = programs.apply(&config(case), &facts);
+        (outcome, format!("{programs:?}"))
+    });
+    let (outcome, after) = match applied {
+        Ok((outcome, after)) => (outcome.map(drop), after),
+        Err(error) => (Err(error), String::new()),
+    };
+    let error = outcome.err().map(|e| e.to_string()).unwrap_or_default();
+    let wanted = case.expected["error_contains"].as_str().unwrap_or_default();
+    Ok(claims(&[
+        ("the error", error.contains(wanted), error.clone()),
+        (
+            "the clean-up of the other form is still to come",
+            after.contains("other_form: Once { done: false }"),
+            after.clone(),
+        ),
+    ]))
+}
+
 /// The connmark rules of iptables go, once, when nftables has them.
 pub(super) fn connmark_moves_to_nftables(case: &Case) -> Outcome {
     let mut nat = table("nat", &case.inputs["legacy_iptables"]["nat"]);
@@ -104,11 +138,11 @@ fn runs(case: &Case) -> u64 {
     case.inputs["runs"].as_u64().unwrap_or(1)
 }
 
-fn cidrs(list: &Value) -> Vec<Ipv4Net> {
+pub(super) fn cidrs(list: &Value) -> Vec<Ipv4Net> {
     list.as_array().into_iter().flatten().filter_map(|c| c.as_str()?.parse().ok()).collect()
 }
 
-fn config(case: &Case) -> SnatConfig {
+pub(super) fn config(case: &Case) -> SnatConfig {
     let exclude = case.setting("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS").unwrap_or_default();
     SnatConfig {
         external_snat: case.setting("AWS_VPC_K8S_CNI_EXTERNALSNAT") == Some("true"),
@@ -160,6 +194,17 @@ fn table(name: &str, chains: &Value) -> Table {
         rules: rules.as_array().into_iter().flatten().map(rule).collect(),
     });
     Table { name: name.to_owned(), chains: chains.collect() }
+}
+
+/// What `iptables-save` printed, in a form that does not depend on how rules are spelled.
+pub(super) fn saved(text: &str) -> String {
+    let names: BTreeSet<&str> = text.lines().filter_map(|l| l.strip_prefix('*')).collect();
+    shown(&names.into_iter().map(|name| parse_table(name, text)).collect::<Vec<_>>())
+}
+
+/// Tables in the same form.
+pub(super) fn shown(tables: &[Table]) -> String {
+    format!("{:#?}", content(tables))
 }
 
 fn content(tables: &[Table]) -> BTreeMap<(&str, &str), Vec<Canonical>> {
