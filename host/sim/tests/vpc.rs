@@ -102,6 +102,22 @@ impl Running {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Another MAC for an interface; neighbours are looked for anew.
+    fn set_mac(&self, interface: &str, mac: &str) {
+        self.ip(&format!("link set {interface} address {mac}"));
+        self.ip(&format!("neigh flush dev {interface}"));
+    }
+
+    /// Whether a datagram of the host in the VPC gets to the node by an address that the node has taken.
+    fn is_reached(&self, address: Ipv4Addr) -> bool {
+        let server = inside(&self.node, move || UdpSocket::bind((address, 11)).unwrap());
+        server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        inside(&format!("{}-host", self.router), move || {
+            let socket = UdpSocket::bind((HOST, 0)).unwrap();
+            (0..3).any(|_| socket.send_to(b"anybody?", (address, 11)).is_ok() && server.recv(&mut [0; 16]).is_ok())
+        })
+    }
+
     /// Whom `to` sees when the node sends from `from`; None: nothing came back.
     fn reaches(&self, from: Ipv4Addr, to: Ipv4Addr) -> Option<Ipv4Addr> {
         inside(&self.node, move || {
@@ -172,6 +188,7 @@ fn interfaces_appear_and_packets_flow_as_in_ec2() {
     let foreign = Ipv4Addr::new(10, 0, 40, 77);
     s.ip(&format!("address add {foreign}/32 dev lo"));
     assert_eq!(s.reaches(foreign, HOST), None, "a foreign source is dropped");
+    assert!(!s.is_reached(foreign) && s.is_reached(primary), "nobody brings what is for an address of no interface");
     s.ec2(&format!("AssignPrivateIpAddresses&NetworkInterfaceId={eni0}&SecondaryPrivateIpAddressCount=1"));
     let secondary = address(&s.enis()[0]["secondary"][0]);
     s.ip(&format!("address add {secondary}/32 dev lo"));
@@ -195,11 +212,20 @@ fn interfaces_appear_and_packets_flow_as_in_ec2() {
     s.ip("route add default via 10.0.32.1 dev eth1 table 2");
     s.ip(&format!("rule add from {own} lookup 2"));
     assert_eq!(s.reaches(own, HOST), Some(own));
+    // The right address from a MAC that is another's, or nobody's.
+    let mac = second["mac"].as_str().unwrap();
+    for foreign in [first["mac"].as_str().unwrap(), "02:00:00:00:00:99"] {
+        s.set_mac("eth1", foreign);
+        assert_eq!(s.reaches(own, HOST), None, "{foreign} is not the MAC of eth1");
+    }
+    s.set_mac("eth1", mac);
+    assert_eq!(s.reaches(own, HOST), Some(own));
     s.ec2(&format!("DetachNetworkInterface&AttachmentId={attachment}"));
     assert!(!s.ip("-o link show").contains("eth1"));
 
     s.ec2(&format!("UnassignPrivateIpAddresses&NetworkInterfaceId={eni0}&PrivateIpAddress.1={secondary}"));
     assert_eq!(s.reaches(secondary, HOST), None, "no longer the interface's");
+    assert!(!s.is_reached(secondary));
 
     // EC2 and IMDS answer on the node's own loopback too.
     let ec2 = s.ec2;

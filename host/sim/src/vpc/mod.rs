@@ -8,10 +8,10 @@
 //!                                                                    <vpc>-inet   198.51.100.10
 //! ```
 //!
-//! As in EC2 the router drops packets whose source the sending interface does not own, answers ARP for each subnet's
-//! gateway and for every other interface's addresses, and lets nothing out to the internet but an instance's primary
-//! address, which it maps to a public one. IPv6 is not mapped: in each subnet the router is `fe80:ec2::1`, and who has an
-//! address has it in the internet too.
+//! As in EC2 the router drops packets whose source, address or MAC, is not the sending interface's, answers ARP for each
+//! subnet's gateway and for every other interface's addresses, and lets nothing out to the internet but an instance's
+//! primary address, which it maps to a public one. IPv6 is not mapped: in each subnet the router is `fe80:ec2::1`, and who
+//! has an address has it in the internet too.
 
 mod namespace;
 mod plan;

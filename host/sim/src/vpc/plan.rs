@@ -233,26 +233,29 @@ impl Site {
 
     /// Which sources may come in where, and who has a public address.
     fn filter(&self, old: Option<&Link>, new: Option<&Link>) -> Option<Step> {
-        let elements = |link: Option<&Link>| -> BTreeSet<(&'static str, String)> {
+        let elements = |link: Option<&Link>| -> BTreeSet<(&'static str, &'static str, String)> {
             let Some(link) = link else { return BTreeSet::new() };
             let addresses = link.blocks.iter().flat_map(|b| (0..b.size()).filter_map(|n| b.nth(n)));
             let mut all: BTreeSet<_> =
-                addresses.map(|a| ("owned", format!("\"{}\" . {a}", link.router_name))).collect();
+                addresses.map(|a| ("ip", "owned", format!("\"{}\" . {a}", link.router_name))).collect();
+            let families = [Some("ip"), self.ipv6.is_some().then_some("ip6")];
+            let wired = |family| (family, "wired", format!("\"{}\" . {}", link.router_name, link.mac));
+            all.extend(families.into_iter().flatten().map(wired));
             if let (true, Some(primary)) = (link.is_primary, link.primary) {
                 let [a, b, c] = PUBLIC;
                 let public = Ipv4Addr::new(a, b, c, primary.octets()[3].clamp(1, 254));
-                all.insert(("mapped", primary.to_string()));
-                all.insert(("public", format!("{primary} : {public}")));
-                all.insert(("private", format!("{public} : {primary}")));
+                all.insert(("ip", "mapped", primary.to_string()));
+                all.insert(("ip", "public", format!("{primary} : {public}")));
+                all.insert(("ip", "private", format!("{public} : {primary}")));
             }
             all
         };
         let (old, new) = (elements(old), elements(new));
         let mut ruleset = String::new();
-        for (verb, set, element) in (old.difference(&new).map(|(s, e)| ("delete", s, e)))
-            .chain(new.difference(&old).map(|(s, e)| ("add", s, e)))
+        for (verb, (family, set, element)) in
+            (old.difference(&new).map(|e| ("delete", e))).chain(new.difference(&old).map(|e| ("add", e)))
         {
-            line(&mut ruleset, format_args!("{verb} element ip vpc {set} {{ {element} }}"));
+            line(&mut ruleset, format_args!("{verb} element {family} vpc {set} {{ {element} }}"));
         }
         (!ruleset.is_empty()).then(|| Step::Nft { namespace: self.router.clone(), ruleset })
     }
@@ -293,13 +296,16 @@ fn line(text: &mut String, args: std::fmt::Arguments<'_>) {
 const RULESET: &str = r#"
 table ip vpc {
     counter foreign_source {}
+    counter foreign_mac {}
     counter no_public_address {}
+    set wired { type ifname . ether_addr; }
     set owned { type ifname . ipv4_addr; }
     set mapped { type ipv4_addr; }
     map public { type ipv4_addr : ipv4_addr; }
     map private { type ipv4_addr : ipv4_addr; }
     chain source_check {
         type filter hook prerouting priority raw; policy accept;
+        iifname "v-*" iifname . ether saddr != @wired counter name foreign_mac drop
         iifname "v-*" iifname . ip saddr != @owned counter name foreign_source drop
     }
     chain gateway {
@@ -322,8 +328,11 @@ table ip vpc {
 const RULESET_IPV6: &str = r#"
 table ip6 vpc {
     counter foreign_source {}
+    counter foreign_mac {}
+    set wired { type ifname . ether_addr; }
     chain source_check {
         type filter hook prerouting priority raw; policy accept;
+        iifname "v-*" iifname . ether saddr != @wired counter name foreign_mac drop
         iifname "v-*" ip6 saddr != { ::, fe80::/10 } fib saddr . iif oif missing counter name foreign_source drop
     }
 }
@@ -388,7 +397,7 @@ mod tests {
         );
         assert_eq!(site().readdress(&link(1, &[a]), &link(1, &[a])), []);
         let gone = format!("{:?}", site().unplug(&link(0, &[a])));
-        assert_eq!(gone.matches("delete element").count(), 2 + 3);
+        assert_eq!(gone.matches("delete element").count(), 2 + 1 + 3);
     }
 
     #[test]
@@ -413,5 +422,6 @@ mod tests {
         let gone = format!("{:?}", site.readdress(&dual, &plain));
         assert!(gone.contains("route delete 2600:1f14:abc:d00:7a20::/80"), "{gone}");
         assert!(format!("{:?}", site.build()).contains("table ip6 vpc"));
+        assert!(text.contains("add element ip6 vpc wired {"), "{text}");
     }
 }
