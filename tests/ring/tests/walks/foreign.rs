@@ -4,6 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use ring::shell::in_netns;
 use ring::{Node, Options};
@@ -62,6 +65,15 @@ table ip aws-of-company {
     }
 }
 "#;
+
+/// Sets it when it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 struct Foreign {
     node: String,
@@ -181,18 +193,32 @@ fn untouched(flavour: Flavour) {
     let with_later = foreign.rules();
     assert!(with_later.len() > before.len());
     before = with_later;
-    for (key, value) in [
-        ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "192.168.0.0/16"),
-        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "none"),
-        ("AWS_VPC_K8S_CNI_CONNMARK", "0x40"),
-        ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true"),
-        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false"),
-        ("AWS_VPC_K8S_CNI_EXTERNALSNAT", ""),
-        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", ""),
-    ] {
-        world.restart(&[(key, value)]);
-        same(&before, &format!("{key}={value:?}"));
-    }
+    // Nor does a change of the daemon's lose one of theirs that comes at the same moment: kube-proxy writes all the time.
+    let (writes, end) = (AtomicU32::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                proxy([10, 0, 97, 2]);
+                writes.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // Also when one of the comparisons fails.
+        let _end = Ends(&end);
+        for (key, value) in [
+            ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "192.168.0.0/16"),
+            ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "none"),
+            ("AWS_VPC_K8S_CNI_CONNMARK", "0x40"),
+            ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true"),
+            ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false"),
+            ("AWS_VPC_K8S_CNI_EXTERNALSNAT", ""),
+            ("AWS_VPC_CNI_NODE_PORT_SUPPORT", ""),
+        ] {
+            world.restart(&[(key, value)]);
+            same(&before, &format!("{key}={value:?}"));
+        }
+    });
+    assert!(writes.load(Ordering::Relaxed) > 7, "kube-proxy wrote {writes:?} times");
     world.set_vpc_cidrs(&["10.0.0.0/16", "100.64.0.0/16"]);
     world.restart(&[]);
     same(&before, "the VPC has another block");
