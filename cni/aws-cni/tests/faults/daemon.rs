@@ -23,8 +23,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Gives these addresses with these route tables.
-    pub fn new(addresses: &[(&str, i32)]) -> Self {
+    /// Gives these addresses with these route tables, or the first with a branch interface of this vlan.
+    pub fn new(addresses: &[(&str, i32)], vlan: Option<i32>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("ipamd.sock");
         let known = Arc::new(Mutex::new(BTreeSet::new()));
@@ -33,6 +33,7 @@ impl Daemon {
         let backend = Backend {
             entries: addresses.iter().map(|&(a, table)| entry(a, table)).collect(),
             known: Arc::clone(&known),
+            vlan: vlan.unwrap_or(0),
         };
         let server = tonic::transport::Server::builder().add_service(CniBackendServer::new(backend));
         runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
@@ -76,6 +77,7 @@ pub fn entry(address: &str, route_table_id: i32) -> IpAllocationMetadata {
 struct Backend {
     entries: Vec<IpAllocationMetadata>,
     known: Arc<Mutex<BTreeSet<String>>>,
+    vlan: i32,
 }
 
 #[tonic::async_trait]
@@ -83,7 +85,17 @@ impl CniBackend for Backend {
     async fn add_network(&self, request: Request<AddNetworkRequest>) -> Result<Response<AddNetworkReply>, Status> {
         self.known.lock().unwrap().insert(request.into_inner().container_id);
         let ip_allocation_metadata = self.entries.clone();
-        Ok(Response::new(AddNetworkReply { success: true, ip_allocation_metadata, ..Default::default() }))
+        let is_v4 = ip_allocation_metadata.iter().all(|entry| entry.ipv6_addr.is_empty());
+        Ok(Response::new(AddNetworkReply {
+            success: true,
+            ip_allocation_metadata,
+            pod_vlan_id: self.vlan,
+            pod_eni_mac: "02:00:00:00:00:77".to_owned(),
+            pod_eni_subnet_gw: if is_v4 { "10.0.96.1" } else { "fe80:ec2::1" }.to_owned(),
+            // The loopback interface: whether there is such a trunk is the kernel's to say.
+            parent_if_index: 1,
+            ..Default::default()
+        }))
     }
 
     async fn del_network(&self, request: Request<DelNetworkRequest>) -> Result<Response<DelNetworkReply>, Status> {
@@ -91,6 +103,7 @@ impl CniBackend for Backend {
             return Err(Status::not_found(format!("1 error occurred:\n\t* {UNKNOWN_POD}\n\n")));
         }
         let ip_allocation_metadata = self.entries.clone();
-        Ok(Response::new(DelNetworkReply { success: true, ip_allocation_metadata, ..Default::default() }))
+        let pod_vlan_id = self.vlan;
+        Ok(Response::new(DelNetworkReply { success: true, ip_allocation_metadata, pod_vlan_id, ..Default::default() }))
     }
 }

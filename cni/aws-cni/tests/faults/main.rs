@@ -5,11 +5,14 @@
 //! |---|---|
 //! | `killed` | the plugin is killed before each step of ADD and of DEL |
 //! | `refused` | the kernel refuses one step, once or each time |
+//! | `branch` | both, for pods with branch interfaces |
 //! | `vanishing` | the pod's namespace goes away, or the plugin runs twice |
 //! | `leftovers` | DEL and GC in states made by hand, whoever can be asked |
 //! | `checked` | one thing of a pod is changed, and CHECK tells |
 //! | `names` | names at their limits and taken ones, paths that are no namespace |
 
+#[cfg(target_arch = "x86_64")]
+mod branch;
 #[cfg(target_arch = "x86_64")]
 mod checked;
 #[cfg(target_arch = "x86_64")]

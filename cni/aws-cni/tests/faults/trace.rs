@@ -65,6 +65,8 @@ pub enum Verdict {
     Kill,
     /// The kernel refuses with this error number.
     Refuse(i32),
+    /// The kernel does nothing and says it has: of a netlink message alone.
+    Skip,
 }
 
 /// How the plugin ended.
@@ -198,6 +200,7 @@ impl Tracer<'_> {
             Verdict::Go => {}
             Verdict::Kill => self.kill(),
             Verdict::Refuse(errno) => return After::Return(errno),
+            Verdict::Skip => unreachable!("{deed} cannot be skipped"),
         }
         After::Nothing
     }
@@ -215,6 +218,7 @@ impl Tracer<'_> {
             let (kind, sequence) = (u16_at(message, 4), u32_at(message, 8));
             match (self.judge)(&Deed::Netlink { kind, body: message[HEADER..].to_vec() }) {
                 Verdict::Go => {}
+                Verdict::Skip => set_type(NOTHING),
                 Verdict::Kill if at == 0 => {
                     self.kill();
                     return After::Nothing;

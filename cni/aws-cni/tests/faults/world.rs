@@ -27,6 +27,8 @@ pub const KINDS: [Kind; 4] = [
 pub struct World {
     pub node: Namespace,
     pub daemon: Daemon,
+    /// Of branch pods.
+    pub mode: &'static str,
     down: AtomicBool,
     addresses: &'static [(&'static str, i32)],
 }
@@ -34,12 +36,22 @@ pub struct World {
 impl World {
     /// `None`, said loudly, where the real plugin cannot be traced on a real kernel.
     pub fn new(test: &str, kind: Kind) -> Option<Self> {
+        Self::with(test, kind, "strict", None)
+    }
+
+    /// With a pod of one address that has a branch interface.
+    pub fn with_branch(test: &str, kind: Kind, mode: &'static str) -> Option<Self> {
+        Self::with(test, kind, mode, Some(7))
+    }
+
+    fn with(test: &str, kind: Kind, mode: &'static str, vlan: Option<i32>) -> Option<Self> {
         let node = Namespace::new(test)?;
         quick(&node);
         for address in NODE {
             node.ip(&format!("addr add {address} dev lo"));
         }
-        let world = Self { node, daemon: Daemon::new(kind.1), down: AtomicBool::new(false), addresses: kind.1 };
+        let world =
+            Self { node, daemon: Daemon::new(kind.1, vlan), mode, down: AtomicBool::new(false), addresses: kind.1 };
         match world.traced("STATUS", "", None, |_| Verdict::Go) {
             Ok(_) => Some(world),
             Err(reason) => {
@@ -78,7 +90,7 @@ impl World {
         let nowhere = "/nonexistent/ipamd.sock".as_ref();
         let socket = if self.down.load(Ordering::Relaxed) { nowhere } else { self.daemon.socket.as_path() };
         let mut conf = json!({"cniVersion": "1.1.0", "name": "aws-cni", "type": "aws-cni",
-            "ipamdSocket": socket, "pluginLogLevel": "fatal"});
+            "ipamdSocket": socket, "podSGEnforcingMode": self.mode, "pluginLogLevel": "fatal"});
         if let Some(previous) = previous {
             conf["prevResult"] = previous.clone();
         }
