@@ -47,10 +47,12 @@ fn eni_setup() -> EniSetup {
 fn host_set_up_makes_the_mark_rule_and_a_second_run_changes_nothing() {
     let Some(node) = Namespace::new("host_set_up_makes_the_mark_rule") else { return };
     node.attach("eth0", PRIMARY);
+    let empty = node.inventory();
     let link = node.run(|| host::set_up(&CONFIG, mac(PRIMARY))).unwrap();
     assert_eq!(link.name, "eth0");
     assert!(node.ip("rule show").contains("1024:\tfrom all fwmark 0x80/0x80 lookup main\n"));
     assert_eq!(node.command("cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter").trim(), "2");
+    node.has_besides(&empty, &["rule -4 1024: from all fwmark 0x80/0x80 lookup 254"]);
     let before = node.state();
     node.run(|| host::set_up(&CONFIG, mac(PRIMARY))).unwrap();
     assert_eq!(node.state(), before);
@@ -65,6 +67,7 @@ fn host_set_up_makes_the_mark_rule_and_a_second_run_changes_nothing() {
 fn eni_set_up_makes_what_the_specification_shows() {
     let Some(node) = Namespace::new("eni_set_up_makes_what_the_specification_shows") else { return };
     node.attach("eth1", SECONDARY);
+    let before = node.inventory();
     let link = node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
     assert_eq!(link.name, "eth1");
     assert_eq!(node.ip("route show table 2"), "default via 10.0.96.1 dev eth1\n10.0.96.1 dev eth1 scope link\n");
@@ -72,6 +75,14 @@ fn eni_set_up_makes_what_the_specification_shows() {
     assert!(node.ip("rule show").contains("32765:\tfrom 10.0.100.20 lookup 2\n"));
     assert!(node.ip("addr show eth1").contains("inet 10.0.100.20/19 scope global eth1\n"));
     assert!(node.ip("link show eth1").contains("mtu 1400"));
+    node.has_besides(
+        &before,
+        &[
+            "route 0.0.0.0/0 via 10.0.96.1 dev eth1 table 2",
+            "route 10.0.96.1/32 dev eth1 table 2",
+            "rule -4 32765: from 10.0.100.20/32 lookup 2",
+        ],
+    );
 }
 
 #[test]
@@ -97,6 +108,7 @@ fn eni_set_up_again_never_takes_a_route_away() {
 #[test]
 fn eni_tear_down_removes_its_rules_only() {
     let Some(node) = Namespace::new("eni_tear_down_removes_its_rules_only") else { return };
+    let empty = node.inventory();
     node.attach("eth1", SECONDARY);
     let before = node.ip("rule show");
     node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
@@ -107,11 +119,14 @@ fn eni_tear_down_removes_its_rules_only() {
     assert!(node.ip("rule show").contains("78:\tfrom 10.0.100.21 lookup 9"));
     node.ip("rule del priority 78");
     assert_eq!(node.ip("rule show"), before);
+    node.ip("link del eth1");
+    node.has_besides(&empty, &[]);
 }
 
 #[test]
 fn ipv6_eni_set_up_makes_what_the_specification_shows_and_a_second_run_writes_nothing() {
     let Some(node) = Namespace::new("ipv6_eni_set_up") else { return };
+    let empty = node.inventory();
     node.attach("eth1", SECONDARY);
     let primary = "2600:1f14:abc:d00::20".parse().unwrap();
     let choice = node.run(|| eni::choose_table(1, 1, primary, 8)).unwrap();
@@ -141,12 +156,15 @@ fn ipv6_eni_set_up_makes_what_the_specification_shows_and_a_second_run_writes_no
     assert_eq!((choice.table, choice.rule_configured), (10_101, true));
     node.run(|| eni::tear_down(primary)).unwrap();
     assert!(!node.ip("-6 rule show").contains("10101"));
+    node.ip("link del eth1");
+    node.has_besides(&empty, &[]);
 }
 
 #[test]
 fn ipv6_host_set_up_keeps_to_its_family() {
     let Some(node) = Namespace::new("ipv6_host_set_up") else { return };
     node.attach("eth0", PRIMARY);
+    let before = node.inventory();
     let ipv4 = node.ip("rule show");
     let config = HostConfig { family: Family::V6, ..CONFIG };
     node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap();
@@ -156,12 +174,14 @@ fn ipv6_host_set_up_keeps_to_its_family() {
         assert_eq!(node.command("cat", &format!("/proc/sys/net/ipv6/conf/{key}")).trim(), value, "{key}");
     }
     assert_eq!(node.writes(|| drop(node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap())), "");
+    node.has_besides(&before, &["rule -6 1024: from all fwmark 0x80/0x80 lookup 254"]);
 }
 
 #[test]
 fn strict_branches_put_the_local_lookup_behind_theirs_and_back() {
     let Some(node) = Namespace::new("strict_branches_put_the_local_lookup") else { return };
     node.attach("eth0", PRIMARY);
+    let empty = node.inventory();
     for (family, flag) in [(Family::V4, "-4"), (Family::V6, "-6")] {
         let ordinary = HostConfig { family, ..CONFIG };
         let strict = HostConfig { strict_branches: true, ..ordinary.clone() };
@@ -177,6 +197,10 @@ fn strict_branches_put_the_local_lookup_behind_theirs_and_back() {
         node.run(|| host::set_up(&ordinary, mac(PRIMARY))).unwrap();
         assert_eq!(node.ip(&format!("{flag} rule show")), before);
     }
+    node.has_besides(
+        &empty,
+        &["rule -4 1024: from all fwmark 0x80/0x80 lookup 254", "rule -6 1024: from all fwmark 0x80/0x80 lookup 254"],
+    );
 }
 
 #[test]
@@ -225,6 +249,7 @@ fn watchers_hear_of_interfaces_that_come_and_go() {
 #[test]
 fn pods_are_found_pruned_and_refreshed() {
     let Some(node) = Namespace::new("pods_are_found_pruned_and_refreshed") else { return };
+    let empty = node.inventory();
     node.attach("eni1", "02:00:00:00:00:09");
     node.ip("link set eni1 up");
     node.ip("route add 10.0.97.31 dev eni1 scope link");
@@ -258,4 +283,7 @@ fn pods_are_found_pruned_and_refreshed() {
     assert_eq!(node.ip("rule show").matches("1535:\tfrom all to 10.200.0.0/16 lookup main").count(), 1);
     node.run(|| host::set_external_services(&[])).unwrap();
     assert!(!node.ip("rule show").contains("1535:"));
+    node.run(|| pods::prune(live)).unwrap();
+    node.ip("link del eni1");
+    node.has_besides(&empty, &[]);
 }

@@ -15,6 +15,7 @@ use reservoir_net::host::{self, HostConfig};
 use reservoir_net::iptables::{Backend, Iptables, Randomize, SnatConfig, SnatFacts};
 use reservoir_net::pod::{self, PodInterface, PodSetup};
 use reservoir_net::rule::Family;
+use reservoir_net::testing::Inventory;
 use support::{Namespace, skip};
 
 const PRIMARY: &str = "02:00:00:00:00:01";
@@ -32,11 +33,18 @@ struct World {
     node: Namespace,
     pod: Namespace,
     rest: Namespace,
+    /// The pod, and what was there before it.
+    pod_came: Option<(PodSetup, Inventory)>,
 }
 
 impl World {
     fn new(test: &str) -> Option<Self> {
-        let world = Self { node: Namespace::new(test)?, pod: Namespace::new(test)?, rest: Namespace::new(test)? };
+        let mut world = Self {
+            node: Namespace::new(test)?,
+            pod: Namespace::new(test)?,
+            rest: Namespace::new(test)?,
+            pod_came: None,
+        };
         let (node, rest) = (&world.node, &world.rest);
         let rest_name = rest.path().file_name()?.to_str()?.to_owned();
         for (name, mac) in [("eth0", PRIMARY), ("eth1", SECONDARY)] {
@@ -84,8 +92,17 @@ impl World {
         let interfaces =
             vec![PodInterface { name: "eth0".to_owned(), host_veth: "eni1".to_owned(), address: POD.into(), table: 2 }];
         let setup = PodSetup { netns: world.pod.path(), mtu: 1500, interfaces };
+        let before = node.inventory();
         node.run(|| pod::set_up(&setup)).unwrap();
+        world.pod_came = Some((setup, before));
         Some(world)
+    }
+
+    /// The pod goes, and nothing of it is left; whatever was said about it in the firewall was not about it alone.
+    fn end(self) {
+        let Self { node, pod, pod_came, .. } = self;
+        let (setup, before) = pod_came.unwrap();
+        node.is_clean_after(&before, &[&setup], vec![pod]);
     }
 
     fn apply(&self, iptables: &mut Iptables, external_snat: bool, cidrs: &[&str]) {
@@ -167,6 +184,7 @@ fn each_form(test: &str, run: impl Fn(&World, &mut Iptables)) {
         let works = world.node.run(|| Command::new(program).args(["-t", "nat", "-S"]).output());
         if works.is_ok_and(|o| o.status.success()) {
             run(&world, &mut Iptables::detect(program).unwrap().with_backend(backend));
+            world.end();
         } else {
             let _: Option<()> = skip(test, &format!("{program} does not work here"));
         }

@@ -82,6 +82,13 @@ impl Namespace {
         self.run(Inventory::take).unwrap()
     }
 
+    /// All that was there `before`, and exactly this besides.
+    pub fn has_besides(&self, before: &Inventory, more: &[&str]) {
+        let found = before.differences(&self.inventory());
+        let more: Vec<String> = more.iter().map(|line| format!("left over: {line}")).collect();
+        assert_eq!(found, more);
+    }
+
     /// Takes pods down, their namespaces too, and waits until nothing is left compared with `before`: the kernel takes
     /// a namespace apart in its own time.
     pub fn is_clean_after(&self, before: &Inventory, setups: &[&PodSetup], namespaces: Vec<Self>) {
