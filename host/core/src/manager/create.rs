@@ -563,6 +563,7 @@ impl Manager {
     pub(super) fn take_in(&mut self, now: Now, spec: EniSpec, unit: Unit, nets: &[IpNet]) {
         let id = spec.id.clone();
         self.journal.removing.retain(|e| *e != id);
+        self.programmed.insert(id.clone());
         // A trunk is known by EC2's word alone: a restart must not take it for an interface of the pool.
         if !spec.trunk && !self.journal.managed.contains(&id) {
             self.journal.managed.push(id.clone());

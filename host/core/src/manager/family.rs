@@ -60,15 +60,29 @@ impl Manager {
         if self.is_ipv6() { subnet.ipv6_cidr } else { subnet.cidr.map(IpNet::from) }
     }
 
+    /// Remembers in which tables the routes of interfaces are, where the host's rules chose others than
+    /// [`table_of`] (spec 04 §7.3). What is known before [`Manager::boot`] holds for the first pod already.
+    pub fn note_table(&mut self, eni: String, table: u32) {
+        if let Some(store) = self.cards.store_of(&eni) {
+            store.update_eni(&eni, |spec| spec.table = table);
+        }
+        self.tables.insert(eni, table);
+    }
+
+    fn table(&self, eni: &str, card: u32, device_index: u32) -> u32 {
+        self.tables.get(eni).copied().unwrap_or_else(|| table_of(card, device_index))
+    }
+
     /// The store's record of an interface that IMDS shows, which knows of no types.
-    pub(super) fn spec_shown(&self, shown: &AttachedInterface) -> EniSpec {
+    #[must_use]
+    pub fn spec_shown(&self, shown: &AttachedInterface) -> EniSpec {
         EniSpec {
             id: shown.eni.clone(),
             mac: shown.mac.clone(),
             card: shown.card,
             device_index: shown.device_index,
             subnet: shown.subnet.clone(),
-            table: table_of(shown.card, shown.device_index),
+            table: self.table(&shown.eni, shown.card, shown.device_index),
             address: self.own_address(shown.primary, &shown.ipv6),
             primary: shown.eni == self.settings.instance.primary_eni,
             trunk: false,
@@ -85,7 +99,7 @@ impl Manager {
             card,
             device_index,
             subnet: made.subnet.clone(),
-            table: table_of(card, device_index),
+            table: self.table(&made.eni, card, device_index),
             address: self.own_address(made.primary, &made.ipv6),
             primary: made.eni == self.settings.instance.primary_eni,
             trunk: made.interface_type == "trunk",

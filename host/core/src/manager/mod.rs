@@ -138,6 +138,10 @@ pub struct Manager {
     groups_of: HashMap<String, Vec<String>>,
     next_groups: Time,
     subnet_cidrs: HashMap<String, IpNet>,
+    /// Interfaces whose route table the host's rules chose.
+    tables: HashMap<String, u32>,
+    /// Interfaces that were programmed.
+    programmed: HashSet<String>,
     booted_at: Now,
     left_overs_due: Option<Time>,
     terminating: bool,
@@ -205,6 +209,8 @@ impl Manager {
             groups_of: HashMap::new(),
             next_groups: groups::EVERY,
             subnet_cidrs: HashMap::new(),
+            tables: HashMap::new(),
+            programmed: HashSet::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
             left_overs_due: None,
             terminating: false,
@@ -257,6 +263,12 @@ impl Manager {
         self.jobs.len()
     }
 
+    /// Whether the daemon is ending ([`Event::Terminating`]).
+    #[must_use]
+    pub fn is_terminating(&self) -> bool {
+        self.terminating
+    }
+
     /// Whether a call is under way that may change the pool.
     #[must_use]
     pub fn busy(&self) -> bool {
@@ -271,6 +283,7 @@ impl Manager {
             Event::Decided(decided) => self.decided(now, *decided),
             Event::Ranked { job, subnets } => self.ranked(now, job, subnets),
             Event::Cloud { job, result } => self.cloud(now, job, result),
+            Event::EniTable { eni, table } => self.note_table(eni, table),
             Event::EniReady { job, result } => self.eni_ready(now, job, result),
             Event::Node(facts) => self.node_changed(now, facts),
             Event::EniConfig { job, result } => self.eni_config_answer(now, job, result),

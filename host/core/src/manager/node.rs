@@ -50,7 +50,13 @@ impl Manager {
     }
 
     fn has_trunk(&self) -> bool {
-        self.cards.get(0).is_some_and(|c| c.store.enis().any(|(e, _)| e.trunk))
+        self.trunk().is_some()
+    }
+
+    /// The interface that carries branch interfaces, once EC2 has told which it is and it is programmed.
+    #[must_use]
+    pub fn trunk(&self) -> Option<&EniSpec> {
+        self.cards.get(0)?.store.enis().map(|(e, _)| e).find(|e| e.trunk)
     }
 
     /// Tells the node's wishes where a trunk is wanted and not there, and looks whether it has come.

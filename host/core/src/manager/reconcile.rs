@@ -133,7 +133,12 @@ impl Manager {
         self.forget_adoption(id);
         let Some(card) = self.cards.iter_mut().find(|c| c.store.eni(id).is_some()) else { return };
         match card.store.take_eni(id, now.mono) {
-            Ok(spec) => card.foreign_devices.push(spec.device_index),
+            Ok(spec) => {
+                card.foreign_devices.push(spec.device_index);
+                if self.programmed.remove(id) {
+                    self.out.push(Command::LeaveEni { eni: spec });
+                }
+            }
             Err(error) => {
                 self.unconfirmed.insert(id.to_owned());
                 self.settle_service(id);

@@ -61,6 +61,7 @@ impl Manager {
     /// Detaches and deletes an interface that is in no store.
     pub(super) fn dispose(&mut self, now: Now, eni: EniSpec, attached: bool) {
         self.forget_adoption(&eni.id);
+        self.programmed.remove(&eni.id);
         self.journal.managed.retain(|e| *e != eni.id);
         if !self.journal.removing.contains(&eni.id) {
             self.journal.removing.push(eni.id.clone());

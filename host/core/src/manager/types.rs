@@ -97,6 +97,9 @@ pub enum Event {
     Ranked { job: JobId, subnets: Result<Vec<String>, String> },
     /// The answer to [`Command::Cloud`].
     Cloud { job: JobId, result: Result<Answer, CloudError> },
+    /// The routes of an interface are in another table than its place says: the rules that the host had from before decide
+    /// (spec 04 §7.3). Told before the interface is ready.
+    EniTable { eni: String, table: u32 },
     /// The answer to [`Command::SetUpEni`].
     EniReady { job: JobId, result: Result<(), String> },
     /// The Node object, when it was first read and whenever it has changed.
@@ -150,6 +153,10 @@ pub enum Command {
     },
     /// Delete the rules of an interface that is gone (spec 01 §4.3 step 7). Nothing waits for it.
     TearDownEni {
+        eni: EniSpec,
+    },
+    /// Delete the rule that was made for an interface which is not ours any more and stays attached. Nothing waits for it.
+    LeaveEni {
         eni: EniSpec,
     },
     /// Read the ENIConfig that applies to the node now (spec 01 §7.1): the Node, the name ([`crate::kube::eni_config_name`]),

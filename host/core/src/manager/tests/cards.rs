@@ -171,3 +171,28 @@ fn an_efa_is_used_and_never_removed() {
     assert!(w.m.cards().eni("eni-efa").is_some_and(|e| e.efa));
     assert_eq!(w.count("DetachNetworkInterface"), 0, "I1");
 }
+
+#[test]
+fn the_table_that_the_host_s_rules_chose_holds_for_pods_and_over_a_restart() {
+    // Spec 04 §7.3.
+    let mut w = two_cards(100, 2);
+    w.run(5);
+    let second = w.m.cards().get(1).unwrap().store().enis().next().unwrap().0.id.clone();
+    let now = w.now();
+    w.m.handle(now, Event::EniTable { eni: second.clone(), table: 10 });
+    w.commands();
+    let tables = |w: &World, pod: &str| w.m.lookup(&key(pod)).iter().map(|a| (a.card, a.table)).collect::<Vec<_>>();
+    w.add_wanting("1", Wanted::EveryCard).unwrap();
+    assert_eq!(tables(&w, "1"), [(0, 254), (1, 10)]);
+    w.run(700);
+    assert_eq!(w.m.cards().eni(&second).unwrap().table, 10, "EC2's listings do not change it");
+
+    let attached = w.ec2.attached();
+    w.m = Manager::new(w.m.settings().clone());
+    w.queue.clear();
+    w.m.note_table(second.clone(), 10);
+    let now = w.now();
+    w.m.boot(now, &attached, w.journal.clone());
+    w.commands();
+    assert_eq!(w.m.cards().eni(&second).unwrap().table, 10, "for the first pod already");
+}

@@ -25,6 +25,8 @@ pub(super) struct Ec2 {
     pub(super) trunk: Option<String>,
     /// Types of those that are neither trunk nor ordinary.
     pub(super) types: BTreeMap<String, &'static str>,
+    /// Those that are tagged out of management.
+    pub(super) no_manage: BTreeSet<String>,
     /// /28s on interfaces, and how many the subnet still has.
     pub(super) prefixes: BTreeMap<String, BTreeSet<Ipv4Net>>,
     pub(super) free_prefixes: u32,
@@ -116,6 +118,7 @@ impl Ec2 {
                 .unwrap_or_else(|| Some("1970-01-01T00:00:00Z".to_owned()))
                 .map(|at| ("node.k8s.amazonaws.com/createdAt".to_owned(), at))
                 .into_iter()
+                .chain(self.no_manage.contains(id).then(|| ("node.k8s.amazonaws.com/no_manage".into(), "true".into())))
                 .collect(),
             security_groups: self.groups.get(id).cloned().unwrap_or_else(|| vec!["sg-1".to_owned()]),
             primary: self.primary(id),

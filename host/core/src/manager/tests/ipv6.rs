@@ -174,6 +174,19 @@ fn a_trunk_gets_no_prefix_and_an_interface_without_ipv6_serves_nobody() {
 }
 
 #[test]
+fn a_trunk_without_an_ipv6_address_is_a_trunk_all_the_same() {
+    let mut world = ec2();
+    world.enis.insert("eni-trunk".to_owned(), (Some(2), BTreeSet::new()));
+    world.trunk = Some("eni-trunk".to_owned());
+    let mut w = World::with(Settings { pod_eni: true, ..ipv6() }, world, 0, Journal::default());
+    w.run(100);
+    let trunk = w.m.trunk().expect("the trunk");
+    assert_eq!((trunk.id.as_str(), trunk.address, trunk.table), ("eni-trunk", None, 3));
+    assert_eq!(w.m.cards().get(0).unwrap().unmanaged(), 0, "it is not another's");
+    assert_eq!(w.count("AssignIpv6Addresses"), 1, "the primary's");
+}
+
+#[test]
 fn without_ec2_what_imds_shows_is_used() {
     let settings = Settings { provisioning: false, ec2: false, ..ipv6() };
     let mut world = ec2();

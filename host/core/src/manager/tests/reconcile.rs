@@ -403,3 +403,35 @@ fn a_subnet_that_has_too_few_gives_what_it_has_to_a_new_interface() {
     assert_eq!((served, w.ec2.free), (1, 0), "{:?} {:?}", w.answers, w.calls);
     w.check();
 }
+
+#[test]
+fn of_an_interface_that_is_tagged_out_of_management_our_rule_goes_once_no_pod_has_it() {
+    let mut w = World::on(two_on_second(), 0, managed());
+    w.run(5);
+    let verify = |w: &mut World| {
+        let now = w.now();
+        w.m.verify(now);
+        w.commands();
+        w.run(5);
+    };
+    let pod = w.add("1").unwrap();
+    assert!(w.ec2.enis["eni-a"].1.contains(&pod.parse().unwrap()), "{pod}");
+    w.ec2.no_manage.insert("eni-a".to_owned());
+    verify(&mut w);
+    assert_eq!((w.left.len(), w.m.cards().eni("eni-a").map(|e| e.excluded)), (0, Some(true)), "{:?}", w.logs);
+    w.del("1");
+    // The address cools first.
+    w.run(40);
+    verify(&mut w);
+    assert!(w.m.cards().eni("eni-a").is_none(), "{:?}", w.logs);
+    assert_eq!(w.left, [("eni-a".to_owned(), 2)]);
+    verify(&mut w);
+    assert_eq!((w.left.len(), w.torn_down.len(), w.ec2.enis["eni-a"].0), (1, 0, Some(1)), "once; it stays attached");
+
+    // Nothing was done to one that never was ours.
+    let mut ec2 = two_on_second();
+    ec2.no_manage.insert("eni-a".to_owned());
+    let mut w = World::on(ec2, 0, Journal::default());
+    w.run(60);
+    assert!(w.left.is_empty() && w.m.cards().eni("eni-a").is_none(), "{:?}", w.logs);
+}

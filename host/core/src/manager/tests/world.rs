@@ -38,6 +38,8 @@ pub(super) struct World {
     /// Blocks of the subnets of interfaces that were programmed.
     pub(super) programmed: Vec<String>,
     pub(super) torn_down: Vec<String>,
+    /// Interfaces that were left to others, with their tables.
+    pub(super) left: Vec<(String, u32)>,
     pub(super) reconciled: HashMap<Reconciled, u64>,
     /// Checkpoints that were to be written without anybody waiting.
     pub(super) rewritten: usize,
@@ -133,6 +135,7 @@ impl World {
             decisions: 0,
             programmed: vec![],
             torn_down: vec![],
+            left: vec![],
             reconciled: HashMap::new(),
             rewritten: 0,
         };
@@ -205,6 +208,7 @@ impl World {
                 Command::Reconciled { what, items } => *self.reconciled.entry(what).or_default() += items,
                 Command::Changed(changes) => self.rewritten += changes.len(),
                 Command::TearDownEni { eni } => self.torn_down.push(eni.id),
+                Command::LeaveEni { eni } => self.left.push((eni.id, eni.table)),
                 Command::Record(_) | Command::Count(_) => {}
             }
         }
