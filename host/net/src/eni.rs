@@ -75,6 +75,17 @@ pub fn set_up(setup: &EniSetup, patience: Duration) -> Result<LinkInfo, Error> {
     Ok(facts.link)
 }
 
+/// Waits for the interface, sets its MTU and brings it up, and does no more: a trunk without an address of the pods'
+/// family carries branch interfaces all the same.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn bring_up(mac: MacAddr, mtu: u32, patience: Duration) -> Result<LinkInfo, Error> {
+    let link = links::wait_for_mac(mac, patience).map_err(|e| e.within(WHAT))?;
+    apply(&plan_link(&link, mtu), &mut Kernel::host()?, OnFailure::Stop).map_err(|e| e.within(WHAT))?;
+    Ok(link)
+}
+
 fn look(setup: &EniSetup, link: LinkInfo, kernel: &mut Kernel) -> Result<EniFacts, Error> {
     let family = Family::of(setup.primary_ip);
     let addresses = kernel.addresses(Side::Host, family, link.index)?;
@@ -102,16 +113,7 @@ pub fn plan(setup: &EniSetup, facts: &EniFacts) -> Result<Vec<Step>, Error> {
     let table = setup.table;
     let gateway = gateway(setup.subnet);
     let own = IpPrefix::new(setup.primary_ip, setup.subnet.length());
-    let mut steps = Vec::new();
-
-    if facts.link.mtu != setup.mtu {
-        let op = Op::LinkMtu { device: device.clone(), mtu: setup.mtu };
-        steps.push(Step::host(op).context(format!("failed to set MTU of {device}")));
-    }
-    if !facts.link.up {
-        let op = Op::LinkUp { device: device.clone() };
-        steps.push(Step::host(op).context(format!("failed to bring up {device}")));
-    }
+    let mut steps = plan_link(&facts.link, setup.mtu);
     steps.extend(plan_addresses(device, own, &facts.addresses));
     // The kernel takes all routes of an interface away with an address.
     let routes_stay = !steps.iter().any(|s| matches!(s.op, Op::AddressDel { .. }));
@@ -139,6 +141,20 @@ pub fn plan(setup: &EniSetup, facts: &EniFacts) -> Result<Vec<Step>, Error> {
         );
     }
     Ok(steps)
+}
+
+fn plan_link(link: &LinkInfo, mtu: u32) -> Vec<Step> {
+    let device = &link.name;
+    let mut steps = Vec::new();
+    if link.mtu != mtu {
+        let op = Op::LinkMtu { device: device.clone(), mtu };
+        steps.push(Step::host(op).context(format!("failed to set MTU of {device}")));
+    }
+    if !link.up {
+        let op = Op::LinkUp { device: device.clone() };
+        steps.push(Step::host(op).context(format!("failed to bring up {device}")));
+    }
+    steps
 }
 
 /// The router of a subnet: its second address, or for IPv6 the same link-local address everywhere (spec 04 §1).
@@ -233,6 +249,22 @@ pub fn plan_tear_down(primary_ip: IpAddr, existing: &[Rule]) -> Vec<Step> {
         .filter(|r| r.from.is_some_and(|f| f.address() == primary_ip) && !primary_ip.is_unspecified())
         .map(|rule| Step::host(Op::RuleDel(rule.clone())).tolerate(&[Errno::NOENT]).context("failed to delete rule"))
         .collect()
+}
+
+/// Removes the rule that [`set_up`] made of an interface that is to be left alone from now on. Rules of whoever has it
+/// now stay, and so do its address and routes.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave(primary_ip: IpAddr, table: u32) -> Result<(), Error> {
+    apply(&plan_leave(primary_ip, table), &mut Kernel::host()?, OnFailure::Continue)
+}
+
+/// The steps of [`leave`].
+#[must_use]
+pub fn plan_leave(primary_ip: IpAddr, table: u32) -> Vec<Step> {
+    let rule = Rule::from(PRIORITY_FROM_INTERFACE, IpPrefix::host(primary_ip), table);
+    vec![Step::host(Op::RuleDel(rule)).until_absent().context("failed to delete rule")]
 }
 
 #[cfg(test)]
@@ -333,5 +365,12 @@ mod tests {
         let rules = [Rule::marked(0x80), Rule::from(32765, "10.0.100.20/32".parse().unwrap(), 2)];
         assert!(plan_tear_down(Ipv4Addr::UNSPECIFIED.into(), &rules).is_empty());
         assert_eq!(plan_tear_down(Ipv4Addr::new(10, 0, 100, 20).into(), &rules).len(), 1);
+    }
+
+    #[test]
+    fn of_an_interface_that_is_left_alone_our_rule_goes_and_nothing_else() {
+        let steps = plan_leave("10.0.100.20".parse().unwrap(), 2);
+        let ops: Vec<String> = steps.iter().map(|s| s.op.to_string()).collect();
+        assert_eq!(ops, ["rule delete 32765: from 10.0.100.20/32 lookup 2"]);
     }
 }

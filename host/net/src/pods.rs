@@ -25,7 +25,8 @@ pub struct HostPod {
     pub table: u32,
 }
 
-/// All pods of a family that the host shows, in order of their addresses.
+/// All pods of a family that the host shows, in order of their addresses. Those with a branch interface are not among
+/// them: their addresses are none of the pool's, and which rules are theirs the vlan tells.
 ///
 /// # Errors
 /// The kernel's.
@@ -42,7 +43,19 @@ pub fn shown(family: Family) -> Result<Vec<HostPod>, Error> {
     Ok(find(&rules, &devices))
 }
 
-/// Pods by the rules to them; `devices` tells where host routes lead.
+/// Whether the rules are those of a pod with a branch interface in standard mode (spec 04 §6.2): what it sends takes the
+/// table of a branch interface, to which no other interface's rule leads.
+#[must_use]
+pub fn is_branch(address: IpAddr, rules: &[Rule]) -> bool {
+    let pod = Some(IpPrefix::host(address));
+    let from_pod = rules.iter().filter(|r| r.priority == PRIORITY_FROM_POD && r.from == pod);
+    let interface =
+        |table| rules.iter().any(|r| r.priority != PRIORITY_FROM_POD && r.from.is_some() && r.table == table);
+    from_pod.clone().count() > 0
+        && from_pod.map(|r| r.table).all(|t| table::vlan_of_branch(t).is_some() && !interface(t))
+}
+
+/// Pods by the rules to them, but for those with a branch interface; `devices` tells where host routes lead.
 #[must_use]
 pub fn find(rules: &[Rule], devices: &BTreeMap<IpPrefix, String>) -> Vec<HostPod> {
     let is_to_pod = |r: &&Rule| r.priority == PRIORITY_TO_POD && r.table == table::MAIN;
@@ -50,6 +63,9 @@ pub fn find(rules: &[Rule], devices: &BTreeMap<IpPrefix, String>) -> Vec<HostPod
     let mut pods = BTreeMap::new();
     for to in addresses {
         let address = to.address();
+        if is_branch(address, rules) {
+            continue;
+        }
         let from = rules.iter().find(|r| r.priority == PRIORITY_FROM_POD && r.from == Some(to));
         let table = from.map_or(table::MAIN, |r| r.table);
         pods.insert(address, HostPod { address, host_veth: devices.get(&to).cloned(), table });
@@ -209,13 +225,19 @@ pub fn plan_stale(rules: &[Rule], routed: &BTreeSet<IpAddr>, links: &BTreeSet<St
     steps
 }
 
-/// Removes the rules of a pod that is gone (spec 02 §7.2). The route went with the pod's interface. The caller makes
-/// sure that no living pod has the address.
+/// Removes the rules of a pod of the pool that is gone (spec 02 §7.2). The route went with the pod's interface. The
+/// caller makes sure that no other pod of the pool has the address; a pod with a branch interface, to which EC2 may have
+/// given it since, keeps its rules.
 ///
 /// # Errors
 /// Everything that could not be removed.
 pub fn prune(address: impl Into<IpAddr>) -> Result<(), Error> {
-    apply(&plan_prune(address.into()), &mut Kernel::host()?, OnFailure::Continue)
+    let address = address.into();
+    let mut kernel = Kernel::host()?;
+    if is_branch(address, &kernel.rules(Side::Host, Family::of(address))?) {
+        return Ok(());
+    }
+    apply(&plan_prune(address), &mut kernel, OnFailure::Continue)
 }
 
 /// The steps of [`prune`].
@@ -338,6 +360,25 @@ mod tests {
                 "link delete vlan.eth.8",
             ]
         );
+    }
+
+    #[test]
+    fn pods_with_a_branch_interface_are_not_the_pool_s() {
+        let pod = |last| IpPrefix::host(Ipv4Addr::new(10, 0, 120, last));
+        let address = |last| pod(last).address();
+        let mut rules = vec![Rule::to_pod(pod(77)), Rule::from_pod(pod(77), 107)];
+        assert!(is_branch(address(77), &rules) && find(&rules, &BTreeMap::new()).is_empty());
+        assert!(!is_branch(address(78), &rules), "without any rule it is nobody's");
+        // An interface of another card that an old version set up may have a table of such a number.
+        rules.push(Rule::from(32765, "10.0.100.20/32".parse().unwrap(), 107));
+        assert!(!is_branch(address(77), &rules));
+        assert_eq!(find(&rules, &BTreeMap::new()).len(), 1);
+        for table in [2, 254, 10_101] {
+            assert!(!is_branch(address(1), &[Rule::to_pod(pod(1)), Rule::from_pod(pod(1), table)]), "{table}");
+        }
+        // What a pod of the pool left behind beside it: not certain to be the branch pod's alone.
+        let both = [Rule::from_pod(pod(77), 107), Rule::from_pod(pod(77), 2)];
+        assert!(!is_branch(address(77), &both));
     }
 
     #[test]

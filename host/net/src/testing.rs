@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::branch::{BranchPod, EnforcingMode};
 use crate::error::Error;
 use crate::iptables::Iptables;
 use crate::kernel::Kernel;
@@ -18,7 +19,7 @@ use crate::plan::Side;
 use crate::pod::PodInterface;
 use crate::prefix::IpPrefix;
 use crate::rule::{Family, Rule};
-use crate::table;
+use crate::{names, table};
 
 /// Interfaces, rules, routes and permanent neighbours of the calling thread's namespace; firewall rules if asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,6 +86,35 @@ impl Inventory {
         expected
     }
 
+    /// What it must be when these pods with branch interfaces are there besides (spec 04 §6.2).
+    ///
+    /// # Panics
+    /// A vlan that cannot be.
+    #[must_use]
+    pub fn with_branches(&self, pods: &[BranchPod]) -> Self {
+        let mut expected = self.clone();
+        for pod in pods {
+            let table = table::of_branch(pod.vlan).expect("a vlan of a branch interface");
+            let (address, family) = (IpPrefix::host(pod.address), Family::of(pod.address));
+            let vlan = names::vlan_device(pod.vlan);
+            expected.add(interface_line(&pod.host_veth));
+            expected.add(interface_line(&vlan));
+            let via = format!(" via {}", pod.gateway);
+            expected.add(route_line(IpPrefix::host(pod.gateway), "", &vlan, table));
+            expected.add(route_line(IpPrefix::default_of(family), &via, &vlan, table));
+            let (home, rules) = match pod.mode {
+                EnforcingMode::Strict => {
+                    let by = |iif: &str| Rule::of_branch(family, iif, table);
+                    (table, [by(&vlan), by(&pod.host_veth)])
+                }
+                EnforcingMode::Standard => (table::MAIN, [Rule::to_pod(address), Rule::from_pod(address, table)]),
+            };
+            expected.add(route_line(address, "", &pod.host_veth, home));
+            rules.iter().for_each(|rule| expected.add(rule_line(rule)));
+        }
+        expected
+    }
+
     /// What `actual` lacks and has too much, one line each; nothing if both are the same.
     #[must_use]
     pub fn differences(&self, actual: &Self) -> Vec<String> {
@@ -138,6 +168,29 @@ mod tests {
         let (a, b) = (inventory(&["x", "x", "y"]), inventory(&["x", "z"]));
         assert_eq!(a.differences(&b), ["missing: x", "missing: y", "left over: z"]);
         assert!(a.differences(&a).is_empty());
+    }
+
+    #[test]
+    fn a_branch_pod_is_two_interfaces_three_routes_and_two_rules() {
+        let pod = |mode| BranchPod {
+            netns: "/p".into(),
+            name: "eth0".to_owned(),
+            host_veth: "veth".to_owned(),
+            address: [10, 0, 120, 77].into(),
+            vlan: 7,
+            gateway: [10, 0, 96, 1].into(),
+            mode,
+        };
+        for (mode, home, rule) in [
+            (EnforcingMode::Strict, 107, "rule -4 10: from all iif veth lookup 107"),
+            (EnforcingMode::Standard, 254, "rule -4 1536: from 10.0.120.77/32 lookup 107"),
+        ] {
+            let lines = Inventory::default().with_branches(&[pod(mode)]).lines;
+            assert_eq!(lines.len(), 7, "{lines:?}");
+            for line in [rule, &format!("route 10.0.120.77/32 dev veth table {home}")] {
+                assert!(lines.contains_key(line), "{line}: {lines:?}");
+            }
+        }
     }
 
     #[test]
