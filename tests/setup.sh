@@ -19,6 +19,11 @@ need jq jq
 need tcpdump tcpdump
 need ping iputils-ping
 need nc netcat-openbsd
+# The ring vlan boots a kernel of its own; its package is downloaded by that ring and not installed.
+if [ "$(uname -m)" = x86_64 ]; then
+    need qemu-system-x86_64 qemu-system-x86
+    need cpio cpio
+fi
 need /usr/lib/cni/portmap containernetworking-plugins
 
 if [ ${#missing_packages[@]} -gt 0 ]; then

@@ -78,7 +78,10 @@ fn branch(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<bool, Error> {
 /// ipamd has given the addresses back.
 fn released(invocation: &Invocation<'_>, deps: Deps<'_>, reply: &DelNetworkReply) -> Result<(), Error> {
     let Invocation { env, args, log, .. } = *invocation;
-    if reply.pod_vlan_id == 0 {
+    if reply.pod_vlan_id == 0 && reply.ip_allocation_metadata.is_empty() {
+        // It knows nothing of the pod, nor does the cluster (spec 02 §4.2).
+        from_saved(invocation, deps).map_err(|cause| tear_down_failed(&cause))?;
+    } else if reply.pod_vlan_id == 0 {
         tear_down(invocation, deps, reply)?;
     } else if env.netns.is_empty() {
         // The runtime deletes a sandbox twice; by the second time the vlan may be another pod's.

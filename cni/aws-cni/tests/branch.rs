@@ -1,5 +1,5 @@
 //! Pods with branch interfaces on a kernel with vlans: ADD, CHECK and DEL of the whole plugin, the example of spec 04
-//! §17.5 as text, and traffic through the trunk. `tests/vlan/run.sh` brings such a kernel along.
+//! §17.5 as text, and traffic through the trunk, by the replies that the daemon gives. `tests/vlan/run.sh` brings such a kernel along.
 
 mod support;
 
@@ -13,8 +13,11 @@ use aws_cni::inputs::Environment;
 use aws_cni::peers::{AddAnswer, Peers, RpcError};
 use aws_cni::pod_net::KernelNet;
 use aws_cni::{Deps, Reply, run};
+use reservoir_net::branch::{BranchPod, EnforcingMode};
 use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
+use reservoir_net::pod::PodInterface;
+use reservoir_net::pods;
 use reservoir_net::rule::Family;
 use reservoir_rpc::{
     AddNetworkReply, AddNetworkRequest, DelNetworkReply, DelNetworkRequest, DeleteNpRequest, EnforceNpRequest,
@@ -73,6 +76,60 @@ local 127.0.0.1 dev lo table local proto kernel scope host src 127.0.0.1
 broadcast 127.255.255.255 dev lo table local proto kernel scope link src 127.0.0.1
 ";
 
+/// What the daemon replies for the branch pod of both families, as its own tests record it
+/// (`host/ipamd/src/grpc/tests/branch.rs`).
+const REPLIES: [(&str, &str); 2] = [
+    (include_str!("../../../tests/vlan/replies/add-v4.json"), include_str!("../../../tests/vlan/replies/del-v4.json")),
+    (include_str!("../../../tests/vlan/replies/add-v6.json"), include_str!("../../../tests/vlan/replies/del-v6.json")),
+];
+/// The index that the trunk has in them.
+const TRUNK_INDEX: u32 = 42;
+
+fn entries(reply: &Value) -> Vec<IpAllocationMetadata> {
+    let number = |value: &Value| i32::try_from(value.as_i64().unwrap()).unwrap();
+    let one = |e: &Value| IpAllocationMetadata {
+        ipv4_addr: e["IPv4Addr"].as_str().unwrap().to_owned(),
+        ipv6_addr: e["IPv6Addr"].as_str().unwrap().to_owned(),
+        device_number: number(&e["DeviceNumber"]),
+        route_table_id: number(&e["RouteTableId"]),
+    };
+    reply["IPAllocationMetadata"].as_array().unwrap().iter().map(one).collect()
+}
+
+fn added(text: &str) -> AddNetworkReply {
+    let reply: Value = serde_json::from_str(text).unwrap();
+    let text = |key: &str| reply[key].as_str().unwrap().to_owned();
+    let number = |key: &str| i32::try_from(reply[key].as_i64().unwrap()).unwrap();
+    AddNetworkReply {
+        success: reply["Success"] == true,
+        ip_allocation_metadata: entries(&reply),
+        pod_vlan_id: number("PodVlanId"),
+        pod_eni_mac: text("PodENIMAC"),
+        pod_eni_subnet_gw: text("PodENISubnetGW"),
+        parent_if_index: number("ParentIfIndex"),
+        ..AddNetworkReply::default()
+    }
+}
+
+fn deleted(text: &str) -> DelNetworkReply {
+    let reply: Value = serde_json::from_str(text).unwrap();
+    DelNetworkReply {
+        success: reply["Success"] == true,
+        ip_allocation_metadata: entries(&reply),
+        pod_vlan_id: i32::try_from(reply["PodVlanId"].as_i64().unwrap()).unwrap(),
+        ..DelNetworkReply::default()
+    }
+}
+
+/// The daemon's reply for the branch pod with this address.
+fn branch(address: &str) -> AddNetworkReply {
+    let reply = added(REPLIES[usize::from(address.contains(':'))].0);
+    assert_eq!((reply.parent_if_index, reply.ip_allocation_metadata.len()), (42, 1));
+    let entry = &reply.ip_allocation_metadata[0];
+    assert_eq!(format!("{}{}", entry.ipv4_addr, entry.ipv6_addr), address);
+    reply
+}
+
 /// An ipamd that gives every pod this reply, and takes everything back.
 struct Ipamd(AddNetworkReply);
 
@@ -83,8 +140,11 @@ impl Peers for Ipamd {
 
     fn del_network(&self, _: &Path, _: DelNetworkRequest) -> Result<DelNetworkReply, RpcError> {
         let ip_allocation_metadata = self.0.ip_allocation_metadata.clone();
-        let pod_vlan_id = self.0.pod_vlan_id;
-        Ok(DelNetworkReply { success: true, ip_allocation_metadata, pod_vlan_id, ..DelNetworkReply::default() })
+        if self.0.pod_vlan_id != 0 {
+            let is_v6 = ip_allocation_metadata.iter().any(|e| !e.ipv6_addr.is_empty());
+            return Ok(deleted(REPLIES[usize::from(is_v6)].1));
+        }
+        Ok(DelNetworkReply { success: true, ip_allocation_metadata, ..DelNetworkReply::default() })
     }
 
     fn serving(&self, _: &Path) -> Result<bool, RpcError> {
@@ -113,7 +173,8 @@ impl Node {
         for (index, name) in ["eth0", "eth1", "eth2"].into_iter().enumerate() {
             let mac = format!("02:00:00:00:00:0{}", index + 1);
             let peer = format!("peer name {name}-far netns {}", vpc.0);
-            host.ip(&format!("link add {name} address {mac} type veth {peer}"));
+            let number = if name == "eth2" { format!(" index {TRUNK_INDEX}") } else { String::new() };
+            host.ip(&format!("link add {name} address {mac}{number} type veth {peer}"));
             vpc.ip(&format!("link set {name}-far up"));
         }
         let branch =
@@ -171,22 +232,6 @@ impl Node {
                 trunk,
             };
             self.host.inside(|| eni::set_up(&setup, Duration::ZERO)).unwrap();
-        }
-    }
-
-    fn index(&self, link: &str) -> i32 {
-        let text = self.host.ip(&format!("-o link show {link}"));
-        text.split(':').next().unwrap().parse().unwrap()
-    }
-
-    fn branch(&self, address: &str) -> AddNetworkReply {
-        let is_v6 = address.contains(':');
-        AddNetworkReply {
-            pod_vlan_id: 7,
-            pod_eni_mac: BRANCH_MAC.to_owned(),
-            pod_eni_subnet_gw: if is_v6 { "fe80:ec2::1" } else { "10.0.96.1" }.to_owned(),
-            parent_if_index: self.index("eth2"),
-            ..reply(address, -1, 0)
         }
     }
 
@@ -284,8 +329,8 @@ fn pods_in_both_modes_are_as_in_the_example_and_talk() {
         let (first, second) = (reply("10.0.97.30", 0, 254), reply("10.0.97.31", 1, 2));
         node.add("web-0", &web_0.path(), &first, &conf(mode));
         node.add("web-1", &web_1.path(), &second, &conf(mode));
-        let branch = node.branch(POD);
-        let result = node.add("sg-pod", &sg.path(), &branch, &conf(mode));
+        let of_branch = branch(POD);
+        let result = node.add("sg-pod", &sg.path(), &of_branch, &conf(mode));
         let expected = json!({"cniVersion": "0.4.0", "dns": {},
             "interfaces": [{"name": veth}, {"name": "eth0", "mac": "0", "sandbox": sg.path()},
                 {"name": "dummy23145df91e4", "mac": "7"}],
@@ -298,6 +343,36 @@ fn pods_in_both_modes_are_as_in_the_example_and_talk() {
             _ => ROUTES_STRICT.replace("vlan23145df91e4 table 107", "eni23145df91e4"),
         };
         assert_eq!(sorted(&node.host.ip("-4 route show table all")), sorted(&routes));
+        let pod = |veth: &str, address: &str, table| PodInterface {
+            name: "eth0".to_owned(),
+            host_veth: veth.to_owned(),
+            address: address.parse().unwrap(),
+            table,
+        };
+        let ordinary = [pod("eni0d7763386da", "10.0.97.30", 254), pod("eni0761ccbeace", "10.0.97.31", 2)];
+        let of_branches = BranchPod {
+            netns: sg.path(),
+            name: "eth0".to_owned(),
+            host_veth: veth.to_owned(),
+            address: POD.parse().unwrap(),
+            vlan: 7,
+            gateway: [10, 0, 96, 1].into(),
+            mode: EnforcingMode::parse(mode),
+        };
+        let all = before.with_pods(&ordinary).with_branches(&[of_branches]);
+        assert_eq!(all.differences(&node.host.inventory()), [""; 0], "{mode}");
+        // The daemon starts again: its pods are the ordinary ones, and what it does to an address that one of them had once
+        // leaves the branch pod alone (spec 04 §12.2).
+        node.set_up(Family::V4, mode == "strict");
+        node.host.inside(|| {
+            let shown: Vec<String> = pods::shown(Family::V4).unwrap().iter().map(|p| p.address.to_string()).collect();
+            assert_eq!(shown, ["10.0.97.30", "10.0.97.31"], "{mode}");
+            pods::prune(POD.parse::<IpAddr>().unwrap()).unwrap();
+            let living: [IpAddr; 2] = [[10, 0, 97, 30].into(), [10, 0, 97, 31].into()];
+            pods::refresh_from_rules(&living).unwrap();
+        });
+        assert_eq!(all.differences(&node.host.inventory()), [""; 0], "{mode}");
+
         let vlan = node.host.ip("-d link show vlan.eth.7");
         for part in [BRANCH_MAC, "vlan protocol 802.1Q id 7 ", "vlan.eth.7@eth2", "mtu 9001", ",UP"] {
             assert!(vlan.contains(part), "{part}: {vlan}");
@@ -313,14 +388,14 @@ fn pods_in_both_modes_are_as_in_the_example_and_talk() {
 
         let mut later = conf(if mode == "strict" { "standard" } else { "strict" });
         later["prevResult"] = result;
-        let checked = node.run("CHECK", "sg-pod", &sg.path(), &branch, &later);
+        let checked = node.run("CHECK", "sg-pod", &sg.path(), &of_branch, &later);
         assert_eq!((checked.exit, checked.stdout.as_str()), (0, ""), "{mode}");
         let lost = if mode == "strict" { "rule del iif vlan.eth.7" } else { "rule del from 10.0.120.77" };
         node.host.ip(lost);
-        let checked = node.run("CHECK", "sg-pod", &sg.path(), &branch, &later);
+        let checked = node.run("CHECK", "sg-pod", &sg.path(), &of_branch, &later);
         assert!(checked.exit == 1 && checked.stdout.contains("is missing on the host"), "{checked:?}");
         node.host.ip("link del vlan.eth.7");
-        let checked = node.run("CHECK", "sg-pod", &sg.path(), &branch, &later);
+        let checked = node.run("CHECK", "sg-pod", &sg.path(), &of_branch, &later);
         assert!(checked.exit == 1 && checked.stdout.contains("interface vlan.eth.7 is missing"), "{checked:?}");
 
         // Without a daemon, by the real program where there is one; twice, as the runtime does.
@@ -368,8 +443,8 @@ fn an_ipv6_pod_comes_talks_and_goes() {
         node.set_up(Family::V6, mode == "strict");
         let before = node.host.inventory();
         let pod = Namespace::new("pod").unwrap();
-        let branch = node.branch(POD_V6);
-        let result = node.add("sg-pod", &pod.path(), &branch, &conf(mode));
+        let of_branch = branch(POD_V6);
+        let result = node.add("sg-pod", &pod.path(), &of_branch, &conf(mode));
         let rules = node.host.ip("-6 rule show");
         let wanted: &[&str] = if mode == "strict" {
             &["10:\tfrom all iif vlan.eth.7 lookup 107", "10:\tfrom all iif vlan23145df91e4 lookup 107"]
@@ -381,11 +456,11 @@ fn an_ipv6_pod_comes_talks_and_goes() {
         }
         let mut later = conf(mode);
         later["prevResult"] = result;
-        assert_eq!(node.run("CHECK", "sg-pod", &pod.path(), &branch, &later).stdout, "");
+        assert_eq!(node.run("CHECK", "sg-pod", &pod.path(), &of_branch, &later).stdout, "");
         assert_eq!(reaches(&pod, &node.vpc, "2600:ffff::1"), Ok(()), "{mode}");
         assert_eq!(reaches(&node.vpc, &pod, POD_V6), Ok(()), "{mode}");
         // This time by ipamd's word.
-        let deleted = node.run("DEL", "sg-pod", &pod.path(), &branch, &conf(mode));
+        let deleted = node.run("DEL", "sg-pod", &pod.path(), &of_branch, &conf(mode));
         assert_eq!((deleted.exit, deleted.stdout.as_str()), (0, ""));
         drop(pod);
         node.host.settles_to(&before);
@@ -401,24 +476,24 @@ fn left_overs_are_replaced_and_a_failure_leaves_nothing() {
     // What a pod of the same name left, when the trunk was another.
     node.host.ip("link add link eth1 name vlan.eth.7 type vlan id 7");
     node.host.ip("rule add iif vlan23145df91e4 priority 10 lookup 150");
-    let branch = node.branch(POD);
-    node.add("sg-pod", &pod.path(), &branch, &conf("strict"));
+    let of_branch = branch(POD);
+    node.add("sg-pod", &pod.path(), &of_branch, &conf("strict"));
     assert!(node.host.ip("-d link show vlan.eth.7").contains("vlan.eth.7@eth2"));
     assert!(!node.host.ip("rule show").contains("lookup 150"));
     assert_eq!(reaches(&node.vpc, &pod, POD), Ok(()));
-    assert_eq!(node.run("DEL", "sg-pod", &pod.path(), &branch, &conf("strict")).exit, 0);
+    assert_eq!(node.run("DEL", "sg-pod", &pod.path(), &of_branch, &conf("strict")).exit, 0);
     drop(pod);
     node.host.settles_to(&before);
 
     let pod = Namespace::new("pod").unwrap();
     for (reply, cause) in [
         (
-            AddNetworkReply { parent_if_index: 9_999, ..node.branch(POD) },
+            AddNetworkReply { parent_if_index: 9_999, ..branch(POD) },
             "SetupBranchENIPodNetwork: failed to setup vlan: failed to add vlan link vlan.eth.7: ",
         ),
-        (AddNetworkReply { pod_vlan_id: 154, ..node.branch(POD) }, "SetupBranchENIPodNetwork: vlan 154 is not between"),
+        (AddNetworkReply { pod_vlan_id: 154, ..branch(POD) }, "SetupBranchENIPodNetwork: vlan 154 is not between"),
         (
-            AddNetworkReply { pod_eni_subnet_gw: "fe80:ec2::1".to_owned(), ..node.branch(POD) },
+            AddNetworkReply { pod_eni_subnet_gw: "fe80:ec2::1".to_owned(), ..branch(POD) },
             "SetupBranchENIPodNetwork: gateway fe80:ec2::1 of the branch interface is not of the family of 10.0.120.77",
         ),
     ] {

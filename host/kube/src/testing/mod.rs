@@ -4,14 +4,17 @@
 //! |---|---|
 //! | [`Objects`] | the objects with their resource versions, watches, and failures on request |
 //! | [`Objects::cluster`] | a [`crate::Cluster`] upon them in process: the real client without a socket |
+//! | [`BranchInterface`] | what the VPC resource controller writes into a pod |
 //! | [`Server`] | the same over HTTP, on loopback |
 //!
 //! Any kind of any group is taken: nothing is validated but names and resource versions.
 
 mod answer;
+mod controller;
 mod objects;
 mod server;
 
+pub use controller::{BranchInterface, POD_ENI};
 pub use objects::{Failure, Objects, Refusal, Seen};
 pub use server::Server;
 
