@@ -16,6 +16,7 @@ use reservoir_core::kube::EniConfigKeys;
 use reservoir_core::limits::{CardLimits, Hypervisor, InstanceLimits, trunk_compatible};
 use reservoir_core::manager::{self, Manager, OnCard, Settings, managed_cards};
 use reservoir_core::policy::Family;
+use reservoir_core::store::EniSpec;
 use reservoir_kube::{KubeConfig, Kubernetes};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -205,7 +206,7 @@ async fn start(
     }
 
     let network: Arc<dyn HostNetwork> = match config.datapath.host_network {
-        Network::Kernel => Arc::new(KernelNetwork::new(config, metrics.clone())),
+        Network::Kernel => Arc::new(KernelNetwork::new(config, limits.enis, metrics.clone())),
         Network::None => Arc::new(NoNetwork),
     };
     let checkpoint = config.provisioning.backing_store.clone();
@@ -238,6 +239,11 @@ async fn start(
     let journal = files::read_journal(&journal_path);
     let settings = settings(config, &instance, limits, effective, cards);
     let mut manager = Manager::new(settings);
+    let shown: Vec<EniSpec> = attached.iter().map(|interface| manager.spec_shown(interface)).collect();
+    let choosing = network.clone();
+    for (eni, table) in tokio::task::spawn_blocking(move || tables(&*choosing, shown)).await? {
+        manager.note_table(eni, table);
+    }
     manager.boot(clock.now(), &attached, journal);
     let living: Vec<_> = found
         .iter()
@@ -282,12 +288,25 @@ async fn start(
         network_policy_mode: config.datapath.network_policy_mode.clone().unwrap_or_default(),
         multi_nic: config.modes.multi_nic,
         pod_eni: config.modes.pod_eni,
+        add_wait: config.reservoir.add_wait,
         annotate: config.modes.annotate_pod_ip,
         node_ip,
         instance_id: instance.instance_id,
         region: instance.region,
     };
     Ok(Running { pool, facts, commands, cloud })
+}
+
+/// The tables that the host's rules choose for interfaces whose pods are served before they are set up again.
+fn tables(network: &dyn HostNetwork, shown: Vec<EniSpec>) -> Vec<(String, u32)> {
+    let chosen = shown.into_iter().filter_map(|eni| match network.table(&eni) {
+        Ok(table) => (table != eni.table).then_some((eni.id, table)),
+        Err(error) => {
+            tracing::warn!(eni = eni.id, "which route table it has is not known, the usual one is taken: {error}");
+            None
+        }
+    });
+    chosen.collect()
 }
 
 /// What is attached to which card; EC2 is asked where its tags decide which cards are managed (spec 01 §10.1).

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod branch;
+
 use reservoir_core::ip::Ipv4Net;
 use reservoir_core::manager::Wanted;
 use reservoir_core::store::{Error as StoreError, Key, PodMeta, Released};
@@ -37,6 +39,8 @@ pub struct Facts {
     pub multi_nic: bool,
     /// ENABLE_POD_ENI: every pod is looked at before it gets an address (spec 02 §3.2).
     pub pod_eni: bool,
+    /// How long an ADD may wait for a branch interface that is to come.
+    pub add_wait: Duration,
     /// ANNOTATE_POD_IP.
     pub annotate: bool,
     /// Of the pods' family; empty if not known.
@@ -112,6 +116,13 @@ impl CniBackend for Service {
             rpc::reason::write(response.metadata_mut(), why);
             Ok(response)
         };
+        if self.facts.pod_eni {
+            match self.branch_of(&r).await {
+                Ok(Some(found)) => return Ok(self.add_branch(&r, found).await),
+                Ok(None) => {}
+                Err(why) => return refused(&why),
+            }
+        }
         for (name, value) in
             [("ContainerID", &r.container_id), ("IfName", &r.if_name), ("NetworkName", &r.network_name)]
         {
@@ -121,11 +132,6 @@ impl CniBackend for Service {
         }
         if r.requires_multi_nic_attachment && !self.facts.multi_nic {
             return refused("the pod asks for several network cards and ENABLE_MULTI_NIC is not set");
-        }
-        if self.facts.pod_eni
-            && let Err(why) = self.is_ordinary(&r).await
-        {
-            return refused(&why);
         }
         let key = Key::new(r.network_name.as_str(), r.container_id.as_str(), r.if_name.as_str());
         let pod = PodMeta { namespace: r.k8s_pod_namespace.clone(), name: r.k8s_pod_name.clone(), interfaces: 1 };
@@ -145,22 +151,11 @@ impl CniBackend for Service {
                 "address assigned"
             );
         }
-        let annotated = self.annotate(&r, assigned.first().map(|a| a.ip)).await;
-        let (vpc_v4_cidrs, vpc_v6_cidrs, use_external_snat) = self.facts.context();
-        let mut response = Response::new(rpc::AddNetworkReply {
-            success: annotated.is_ok(),
+        let addresses = rpc::AddNetworkReply {
             ip_allocation_metadata: assigned.iter().map(|a| metadata(a.ip, a.device_index, a.table)).collect(),
-            use_external_snat,
-            vpc_v4_cidrs,
-            vpc_v6_cidrs,
-            network_policy_mode: self.facts.network_policy_mode.clone(),
             ..rpc::AddNetworkReply::default()
-        });
-        if let Err(why) = annotated {
-            tracing::warn!(namespace = r.k8s_pod_namespace, pod = r.k8s_pod_name, sandbox = r.container_id, "{why}");
-            rpc::reason::write(response.metadata_mut(), &why);
-        }
-        Ok(response)
+        };
+        Ok(self.reply(&r, addresses, assigned.first().map(|a| a.ip)).await)
     }
 
     async fn del_network(
@@ -182,11 +177,11 @@ impl CniBackend for Service {
         let released = match self.release(&key, &r).await {
             Ok(released) => released,
             Err(error) => {
-                let code = match &error {
-                    DelError::Store(StoreError::UnknownPod) => Code::NotFound,
-                    _ => Code::Unknown,
-                };
-                return Err(failed(code, &error));
+                if !matches!(error, DelError::Store(StoreError::UnknownPod)) {
+                    return Err(failed(Code::Unknown, &error));
+                }
+                let unknown = failed(Code::NotFound, &error);
+                return if self.facts.pod_eni { self.del_branch(&r, unknown).await } else { Err(unknown) };
             }
         };
         for one in &released {
@@ -222,17 +217,29 @@ fn failed(code: Code, error: &dyn std::fmt::Display) -> Status {
 }
 
 impl Service {
-    /// Whether the pod gets its address from the pool (spec 02 §3.2). One that asks for a branch interface must not: its
-    /// traffic would pass by its security groups.
-    async fn is_ordinary(&self, r: &rpc::AddNetworkRequest) -> Result<(), String> {
-        let pod = PodName::new(r.k8s_pod_namespace.as_str(), r.k8s_pod_name.as_str());
-        match self.pool.kubernetes().pod(&pod).await {
-            Ok(facts) if facts.wants_branch => Err("the pod asks for a branch network interface \
-                (vpc.amazonaws.com/pod-eni, from a SecurityGroupPolicy), which this release does not wire"
-                .to_owned()),
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("whether the pod asks for a branch network interface is not known: {error}")),
+    /// The whole reply to an ADD: what all pods are told, and the first address in the annotation (spec 02 §3.1 steps 6 to
+    /// 8). Where that fails the reply is complete and tells of no success.
+    async fn reply(
+        &self,
+        r: &rpc::AddNetworkRequest,
+        addresses: rpc::AddNetworkReply,
+        first: Option<IpAddr>,
+    ) -> Response<rpc::AddNetworkReply> {
+        let annotated = self.annotate(r, first).await;
+        let (vpc_v4_cidrs, vpc_v6_cidrs, use_external_snat) = self.facts.context();
+        let mut response = Response::new(rpc::AddNetworkReply {
+            success: annotated.is_ok(),
+            use_external_snat,
+            vpc_v4_cidrs,
+            vpc_v6_cidrs,
+            network_policy_mode: self.facts.network_policy_mode.clone(),
+            ..addresses
+        });
+        if let Err(why) = annotated {
+            tracing::warn!(namespace = r.k8s_pod_namespace, pod = r.k8s_pod_name, sandbox = r.container_id, "{why}");
+            rpc::reason::write(response.metadata_mut(), &why);
         }
+        response
     }
 
     /// Shows the pod's address in its annotation, if that is asked for (spec 02 §11.4).

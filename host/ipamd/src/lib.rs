@@ -1,6 +1,7 @@
 //! The node daemon: configuration, servers, and the driver of the pool manager. See docs/design.md.
 
 pub mod aws;
+pub mod branch;
 pub mod clock;
 pub mod cloud;
 pub mod config;

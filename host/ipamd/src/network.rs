@@ -8,7 +8,8 @@ use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::store::EniSpec;
 use reservoir_net::iptables::{self, Iptables, Randomize, SnatConfig, SnatFacts};
 use reservoir_net::rule::Family;
-use reservoir_net::{eni, host, links, pods};
+use reservoir_net::table::TableChoice;
+use reservoir_net::{eni, host, links, pods, sysctl};
 
 use crate::config::{Config, Datapath, EnforcingMode, Modes, RandomizeSnat};
 use crate::metrics::{Backend, Metrics, Outcome};
@@ -22,10 +23,17 @@ pub trait HostNetwork: Send + Sync {
     fn set_up_host(&self, primary_mac: &str, primary_ip: Ipv4Addr, vpc: &[Ipv4Net]) -> Result<(), String>;
     /// The VPC's blocks have changed (spec 04 §12.1). After [`HostNetwork::set_up_host`].
     fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String>;
-    /// Waits for an attached interface and programs it (spec 04 §9). `subnet` is of the pods' family.
-    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<(), String>;
+    /// Waits for an attached interface and programs it (spec 04 §9). `subnet` is of the pods' family. Returns the table of
+    /// its routes, which the host's rules may have chosen (§7.3).
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String>;
+    /// The table that the host's rules choose for an interface's routes, where its pods may be served before it is set up.
+    fn table(&self, eni: &EniSpec) -> Result<u32, String>;
+    /// Removes the rule of an interface that is another's from now on.
+    fn leave_eni(&self, eni: &EniSpec) -> Result<(), String>;
     /// Removes what an interface that is gone has left.
     fn tear_down_eni(&self, eni: &EniSpec) -> Result<(), String>;
+    /// Index of the link with this MAC address, if there is one.
+    fn link_index(&self, mac: &str) -> Result<Option<u32>, String>;
     /// Names of all links.
     fn links(&self) -> Result<Vec<String>, String>;
     /// Pods of the node's family that the host shows: address and host veth.
@@ -42,6 +50,8 @@ pub struct KernelNetwork {
     datapath: Datapath,
     modes: Modes,
     metrics: Metrics,
+    /// Interfaces that the instance type can have.
+    max_interfaces: u32,
     snat: Mutex<Snat>,
 }
 
@@ -54,8 +64,32 @@ struct Snat {
 
 impl KernelNetwork {
     #[must_use]
-    pub fn new(config: &Config, metrics: Metrics) -> Self {
-        Self { datapath: config.datapath.clone(), modes: config.modes.clone(), metrics, snat: Mutex::default() }
+    pub fn new(config: &Config, max_interfaces: u32, metrics: Metrics) -> Self {
+        let (datapath, modes) = (config.datapath.clone(), config.modes.clone());
+        Self { datapath, modes, metrics, max_interfaces, snat: Mutex::default() }
+    }
+
+    fn choose_table(&self, eni: &EniSpec) -> Result<TableChoice, String> {
+        let usual = TableChoice { table: eni.table, rule_configured: false };
+        // Of card 0 none is chosen; one without an address has no rule.
+        let (1.., Some(address)) = (eni.card, eni.address) else { return Ok(usual) };
+        eni::choose_table(eni.card, eni.device_index, address, self.max_interfaces).map_err(|e| e.to_string())
+    }
+
+    /// See [`blocks`]. Where a block is not wanted there need be no program to remove it with.
+    fn block_node_local(&self) -> Result<(), String> {
+        for Block { program, addresses, wanted } in blocks(&self.modes) {
+            let result = Iptables::detect(program).and_then(|tables| tables.block_node_local(addresses, wanted));
+            match result {
+                Ok(0) => {}
+                Ok(_) => tracing::info!(program, wanted, "the rule that keeps node-local addresses to themselves"),
+                Err(error) if wanted => return Err(error.to_string()),
+                Err(error) => {
+                    tracing::debug!(program, "whether node-local addresses are blocked is not known: {error}")
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The family of the node's pods.
@@ -115,12 +149,14 @@ impl HostNetwork for KernelNetwork {
             node_port: d.node_port_support,
             external_snat: d.external_snat,
             mark: d.connmark,
-            disable_tcp_early_demux: false,
+            // The init container's to choose: what it chose stays.
+            disable_tcp_early_demux: sysctl::get("net/ipv4/tcp_early_demux").is_ok_and(|value| value == "0"),
             family: self.family(),
             v6_egress: self.modes.v6_egress,
             strict_branches: self.modes.pod_eni && d.pod_security_group_mode == EnforcingMode::Strict,
         };
         let link = host::set_up(&config, mac(primary_mac)?).map_err(|e| e.to_string())?;
+        self.block_node_local()?;
         if self.modes.ipv6 {
             // Pods' own addresses go out; what there is of IPv4 is egress-cni's.
             return Ok(());
@@ -138,24 +174,35 @@ impl HostNetwork for KernelNetwork {
         self.apply_iptables(&mut self.snat.lock().unwrap_or_else(PoisonError::into_inner), vpc)
     }
 
-    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<(), String> {
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String> {
+        let (mac, mtu) = (mac(&eni.mac)?, self.datapath.eni_mtu);
         let Some(primary_ip) = eni.address else {
+            if eni.trunk {
+                // Its branch interfaces have addresses of their own.
+                return eni::bring_up(mac, mtu, APPEARANCE).map(|_| eni.table).map_err(|e| e.to_string());
+            }
             return Err("it has no address of its own".to_owned());
         };
-        let setup = eni::EniSetup {
-            mac: mac(&eni.mac)?,
-            primary_ip,
-            subnet,
-            mtu: self.datapath.eni_mtu,
-            table: eni.table,
-            rule_configured: false,
-            trunk: eni.trunk,
-        };
-        eni::set_up(&setup, APPEARANCE).map(drop).map_err(|e| e.to_string())
+        let TableChoice { table, rule_configured } = self.choose_table(eni)?;
+        let setup = eni::EniSetup { mac, primary_ip, subnet, mtu, table, rule_configured, trunk: eni.trunk };
+        eni::set_up(&setup, APPEARANCE).map(|_| table).map_err(|e| e.to_string())
+    }
+
+    fn table(&self, eni: &EniSpec) -> Result<u32, String> {
+        self.choose_table(eni).map(|choice| choice.table)
+    }
+
+    fn leave_eni(&self, eni: &EniSpec) -> Result<(), String> {
+        eni.address.map_or(Ok(()), |address| eni::leave(address, eni.table).map_err(|e| e.to_string()))
     }
 
     fn tear_down_eni(&self, eni: &EniSpec) -> Result<(), String> {
         eni.address.map_or(Ok(()), |address| eni::tear_down(address).map_err(|e| e.to_string()))
+    }
+
+    fn link_index(&self, address: &str) -> Result<Option<u32>, String> {
+        let address = mac(address)?;
+        Ok(links::find(&links::list().map_err(|e| e.to_string())?, address).ok().map(|link| link.index))
     }
 
     fn links(&self) -> Result<Vec<String>, String> {
@@ -180,6 +227,22 @@ impl HostNetwork for KernelNetwork {
     }
 }
 
+/// A block of addresses by which pods reach the other family, and which nobody else may reach (spec 04 §8.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Block {
+    program: &'static str,
+    addresses: Family,
+    wanted: bool,
+}
+
+/// Both blocks: where pods do not have such addresses the rule of an earlier run is removed (DW-15).
+fn blocks(modes: &Modes) -> [Block; 2] {
+    [
+        Block { program: "iptables", addresses: Family::V4, wanted: modes.ipv6 && modes.v4_egress },
+        Block { program: "ip6tables", addresses: Family::V6, wanted: !modes.ipv6 && modes.v6_egress },
+    ]
+}
+
 fn mac(text: &str) -> Result<reservoir_net::MacAddr, String> {
     text.parse().map_err(|e| format!("{text:?}: {e}"))
 }
@@ -195,8 +258,17 @@ impl HostNetwork for NoNetwork {
     fn set_vpc_blocks(&self, _: &[Ipv4Net]) -> Result<(), String> {
         Ok(())
     }
-    fn set_up_eni(&self, _: &EniSpec, _: IpNet) -> Result<(), String> {
+    fn set_up_eni(&self, eni: &EniSpec, _: IpNet) -> Result<u32, String> {
+        Ok(eni.table)
+    }
+    fn table(&self, eni: &EniSpec) -> Result<u32, String> {
+        Ok(eni.table)
+    }
+    fn leave_eni(&self, _: &EniSpec) -> Result<(), String> {
         Ok(())
+    }
+    fn link_index(&self, _: &str) -> Result<Option<u32>, String> {
+        Ok(None)
     }
     fn tear_down_eni(&self, _: &EniSpec) -> Result<(), String> {
         Ok(())
@@ -210,5 +282,29 @@ impl HostNetwork for NoNetwork {
     fn prune(&self, _: &[IpAddr]) {}
     fn refresh(&self, _: &[Ipv4Addr]) -> Result<(), String> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    #[test]
+    fn node_local_addresses_are_blocked_where_pods_have_them_and_nowhere_else() {
+        // Spec 04 §8.3, DW-15.
+        for (pairs, wanted) in [
+            (&[][..], [false, false]),
+            (&[("ENABLE_V6_EGRESS", "true")], [false, true]),
+            (&[("ENABLE_IPv6", "true")], [true, false]),
+            (&[("ENABLE_IPv6", "true"), ("ENABLE_V6_EGRESS", "true")], [true, false]),
+            (&[("ENABLE_IPv6", "true"), ("ENABLE_V4_EGRESS", "false")], [false, false]),
+            (&[("ENABLE_V4_EGRESS", "true")], [false, false]),
+        ] {
+            let environment: Environment = pairs.iter().copied().collect();
+            let blocks = blocks(&Config::read(&environment).0.modes);
+            assert_eq!(blocks.map(|b| b.wanted), wanted, "{pairs:?}");
+            assert_eq!(blocks.map(|b| (b.program, b.addresses)), [("iptables", Family::V4), ("ip6tables", Family::V6)]);
+        }
     }
 }

@@ -420,9 +420,16 @@ impl Pool {
                 let pool = self.clone();
                 let network = self.edges.network.clone();
                 tokio::spawn(async move {
+                    let (id, usual) = (eni.id.clone(), eni.table);
                     let set_up = tokio::task::spawn_blocking(move || network.set_up_eni(&eni, subnet_cidr));
                     let result = set_up.await.unwrap_or_else(|error| Err(error.to_string()));
-                    pool.tell(Event::EniReady { job, result });
+                    if let Ok(table) = result
+                        && table != usual
+                    {
+                        tracing::info!(eni = id, table, "rules of an earlier version choose the route table");
+                        pool.tell(Event::EniTable { eni: id, table });
+                    }
+                    pool.tell(Event::EniReady { job, result: result.map(drop) });
                 });
             }
             Command::EniConfig { job } => {
@@ -450,6 +457,18 @@ impl Pool {
                     if let Err(error) = pool.edges.network.tear_down_eni(&eni) {
                         pool.count(Counter::DeleteRulesFailed);
                         tracing::warn!(eni = eni.id, "rules of a removed interface stay: {error}");
+                    }
+                });
+            }
+            Command::LeaveEni { eni } => {
+                let pool = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = pool.edges.network.leave_eni(&eni) {
+                        pool.count(Counter::DeleteRulesFailed);
+                        tracing::warn!(
+                            eni = eni.id,
+                            "the rule of an interface that is not ours any more stays: {error}"
+                        );
                     }
                 });
             }

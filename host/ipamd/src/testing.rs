@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reservoir_cloud::{BoxFuture, Cloud};
-use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, ErrorKind, Instance, Request};
+use reservoir_core::cloud::{
+    Answer, AttachedInterface, CloudError, Device, ErrorKind, Instance, Interface, InterfaceAttachment, Request,
+};
 use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::kube::EniConfigKeys;
 use reservoir_core::limits::InstanceLimits;
-use reservoir_core::manager::{Event, Journal, Manager, Settings};
+use reservoir_core::manager::{Command, Event, Journal, Manager, Settings};
 use reservoir_core::policy::{Family, Targets, Unit};
 use reservoir_core::store::EniSpec;
 use reservoir_kube::KubeConfig;
@@ -26,12 +28,19 @@ use crate::pool::{Edges, Pool};
 pub(crate) struct Recorded {
     done: Mutex<Vec<String>>,
     failure: Mutex<Option<String>>,
+    /// MAC addresses and indexes.
+    links: Mutex<Vec<(String, u32)>>,
 }
 
 impl Recorded {
     /// What was done since the last look.
     pub(crate) fn taken(&self) -> Vec<String> {
         std::mem::take(&mut self.done.lock().unwrap())
+    }
+
+    /// The kernel shows a link with this MAC address.
+    pub(crate) fn show_link(&self, mac: &str, index: u32) {
+        self.links.lock().unwrap().push((mac.to_owned(), index));
     }
 
     /// The next change fails.
@@ -59,8 +68,17 @@ impl HostNetwork for Recorded {
     fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String> {
         self.note(format!("vpc {}", list(vpc)))
     }
-    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<(), String> {
-        self.note(format!("eni {} {subnet}", eni.id))
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String> {
+        self.note(format!("eni {} {subnet}", eni.id)).map(|()| eni.table)
+    }
+    fn table(&self, eni: &EniSpec) -> Result<u32, String> {
+        Ok(eni.table)
+    }
+    fn leave_eni(&self, eni: &EniSpec) -> Result<(), String> {
+        self.note(format!("left {}", eni.id))
+    }
+    fn link_index(&self, mac: &str) -> Result<Option<u32>, String> {
+        Ok(self.links.lock().unwrap().iter().find(|(m, _)| m == mac).map(|(_, index)| *index))
     }
     fn tear_down_eni(&self, eni: &EniSpec) -> Result<(), String> {
         self.note(format!("gone {}", eni.id))
@@ -100,11 +118,21 @@ impl Cloud for NoCloud {
 pub(crate) struct TestPool {
     pub(crate) pool: Arc<Pool>,
     pub(crate) objects: Objects,
+    pub(crate) network: Arc<Recorded>,
     _files: tempfile::TempDir,
 }
 
 impl TestPool {
     pub(crate) fn new(cards: &[u32]) -> Self {
+        Self::make(cards, false)
+    }
+
+    /// With the trunk interface [`TRUNK`] on card 0, whose link does not show.
+    pub(crate) fn with_trunk() -> Self {
+        Self::make(&[0], true)
+    }
+
+    fn make(cards: &[u32], trunk: bool) -> Self {
         let objects = Objects::new();
         let kube = KubeConfig { node_name: "n1".to_owned(), ..KubeConfig::default() };
         let files = tempfile::tempdir().unwrap();
@@ -113,9 +141,13 @@ impl TestPool {
         let attached: Vec<_> = cards.iter().map(|card| attached(*card)).collect();
         let journal = Journal { managed: attached.iter().map(|i| i.eni.clone()).collect(), ..Journal::default() };
         manager.boot(clock.now(), &attached, journal);
+        if trunk {
+            tell_of_trunk(&mut manager, clock);
+        }
+        let network = Arc::new(Recorded::default());
         let edges = Edges {
             cloud: Arc::new(NoCloud),
-            network: Arc::new(Recorded::default()),
+            network: network.clone(),
             kubernetes: Arc::new(objects.cluster(&kube)),
             policy: Policy::new(Sources::default(), metrics.clone()),
             metrics,
@@ -133,13 +165,81 @@ impl TestPool {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
-        Self { pool, objects, _files: files }
+        Self { pool, objects, network, _files: files }
     }
 }
 
 impl Drop for TestPool {
     fn drop(&mut self) {
         self.pool.stop();
+    }
+}
+
+/// MAC address of the trunk.
+pub(crate) const TRUNK: &str = "02:00:00:00:00:03";
+
+/// EC2 lists the primary interface and a trunk, which can be programmed.
+fn tell_of_trunk(manager: &mut Manager, clock: Clock) {
+    while manager.trunk().is_none() {
+        let commands = manager.take_commands();
+        assert!(!commands.is_empty(), "EC2 is not asked what is attached");
+        for command in commands {
+            let event = match command {
+                Command::Cloud { job, request } => Event::Cloud { job, result: listing(&request) },
+                Command::SetUpEni { job, .. } => Event::EniReady { job, result: Ok(()) },
+                _ => continue,
+            };
+            manager.handle(clock.now(), event);
+        }
+    }
+}
+
+fn listing(request: &Request) -> Result<Answer, CloudError> {
+    let enis = [("eni-0", "02:00:00:00:00:00", 0, "interface"), ("eni-trunk", TRUNK, 2, "trunk")];
+    match request {
+        Request::DescribeInstance { .. } => Ok(Answer::Devices(
+            enis.iter()
+                .map(|(eni, _, device_index, _)| Device {
+                    eni: (*eni).to_owned(),
+                    device_index: *device_index,
+                    card: 0,
+                })
+                .collect(),
+        )),
+        Request::DescribeNetworkInterfaces { .. } => Ok(Answer::Interfaces(
+            enis.iter()
+                .map(|(eni, mac, device_index, interface_type)| Interface {
+                    eni: (*eni).to_owned(),
+                    mac: (*mac).to_owned(),
+                    subnet: "subnet-1".to_owned(),
+                    interface_type: (*interface_type).to_owned(),
+                    description: String::new(),
+                    status: "in-use".to_owned(),
+                    tags: vec![],
+                    security_groups: vec![],
+                    primary: Some(Ipv4Addr::new(10, 0, 0, 10 + u8::try_from(*device_index).unwrap())),
+                    // The pods' addresses of the primary interface, as IMDS shows them.
+                    secondary: if *device_index == 0 { attached(0).secondary } else { vec![] },
+                    prefixes: vec![],
+                    ipv6: vec![],
+                    ipv6_prefixes: vec![],
+                    attachment: Some(InterfaceAttachment {
+                        id: format!("attach-{eni}"),
+                        device_index: *device_index,
+                        card: 0,
+                        delete_on_termination: true,
+                        status: "attached".to_owned(),
+                    }),
+                    connection_tracking: None,
+                })
+                .collect(),
+        )),
+        other => Err(CloudError {
+            api: other.api(),
+            kind: ErrorKind::Refused,
+            code: "No".to_owned(),
+            message: "no".to_owned(),
+        }),
     }
 }
 

@@ -68,8 +68,17 @@ impl HostNetwork for Host {
     fn set_vpc_blocks(&self, _: &[Ipv4Net]) -> Result<(), String> {
         Ok(())
     }
-    fn set_up_eni(&self, _: &EniSpec, _: IpNet) -> Result<(), String> {
+    fn set_up_eni(&self, eni: &EniSpec, _: IpNet) -> Result<u32, String> {
+        Ok(eni.table)
+    }
+    fn table(&self, eni: &EniSpec) -> Result<u32, String> {
+        Ok(eni.table)
+    }
+    fn leave_eni(&self, _: &EniSpec) -> Result<(), String> {
         Ok(())
+    }
+    fn link_index(&self, _: &str) -> Result<Option<u32>, String> {
+        Ok(None)
     }
     fn tear_down_eni(&self, _: &EniSpec) -> Result<(), String> {
         Ok(())

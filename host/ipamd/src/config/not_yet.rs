@@ -12,11 +12,6 @@ struct Missing {
 
 const MISSING: &[Missing] = &[
     Missing {
-        variable: "ENABLE_POD_ENI",
-        wanted: |c| c.modes.pod_eni,
-        message: "a trunk is asked for and a place kept for it, but pods that want a branch interface are refused in this release",
-    },
-    Missing {
         variable: "ENABLE_V6_EGRESS",
         wanted: |c| c.modes.v6_egress,
         message: "IPv6 egress is not in this release; pods get IPv4 only",

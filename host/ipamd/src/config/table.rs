@@ -295,10 +295,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later(
-            "a place is kept for the trunk and the CNINode asks for it; pods that want a branch interface are refused with the reason",
-        ),
-        effect: "Security groups for pods: ask for a trunk ENI and serve pods that request vpc.amazonaws.com/pod-eni. The daemon waits for the API server at start, needs MY_NODE_NAME, and reads every pod before it gets an address.",
+        here: Now,
+        effect: "Security groups for pods: ask for a trunk ENI and serve pods that request vpc.amazonaws.com/pod-eni. The daemon waits for the API server at start, needs MY_NODE_NAME, and reads every pod before it gets an address. In IMDS-only mode no trunk is recognised.",
     },
     Variable {
         name: "POD_SECURITY_GROUP_ENFORCING_MODE",
@@ -307,10 +305,8 @@ pub const VARIABLES: &[Variable] = &[
         ty: "enum: strict, standard",
         default: "strict",
         class: EnumHard,
-        here: Later(
-            "checked at start; with ENABLE_POD_ENI it decides where the lookup of local addresses stands among the rules",
-        ),
-        effect: "strict: pod traffic leaves through the branch ENI; standard: behaves like an ordinary pod with its own ENI.",
+        here: Now,
+        effect: "strict: pod traffic leaves through the branch ENI; standard: behaves like an ordinary pod with its own ENI. The daemon moves the lookup of local addresses accordingly; the plugin has the mode from its configuration (podSGEnforcingMode).",
     },
     Variable {
         name: "DISABLE_TCP_EARLY_DEMUX",

@@ -68,7 +68,6 @@ warning: ADDITIONAL_ENI_TAGS="k8s.amazonaws.com/x=1": keys with k8s.amazonaws.co
 warning: ENABLE_SUBNET_DISCOVERY="nope": not a boolean (1 t T TRUE true True or 0 f F FALSE false False); the default true is used
 warning: AWS_VPC_K8S_CNI_RANDOMIZESNAT="PRNG": not prng, hashrandom or none (lower case); the default prng is used
 warning: AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS="bad": not an IPv4 block such as 10.0.0.0/16; this item is left out
-warning: ENABLE_POD_ENI="true": a trunk is asked for and a place kept for it, but pods that want a branch interface are refused in this release
 warning: RESERVOIR_POLICYDIR="/x": unknown variable, ignored; RESERVOIR_POLICY_DIR exists
 error: RESERVOIR_ADD_WAIT_SECONDS="61": not a decimal integer from 0 to 60 (seconds); correct or remove it
 error: AWS_VPC_ENI_MTU="575": not a decimal integer from 576 to 9001; correct or remove it
@@ -131,7 +130,7 @@ fn refuses_what_the_entrypoint_refuses() {
 
 #[test]
 fn says_what_is_not_built_yet() {
-    for name in ["ENABLE_POD_ENI", "ENABLE_V6_EGRESS"] {
+    for name in ["ENABLE_V6_EGRESS"] {
         let told = problems(&[(name, "true")]);
         let found = told.iter().any(|(l, t)| *l == Level::Warn && t.starts_with(name) && t.contains("in this release"));
         assert!(found, "{name} {told:?}");
@@ -144,6 +143,7 @@ fn modes_that_work_are_taken_without_a_word() {
     for pairs in [
         &[("ENABLE_PREFIX_DELEGATION", "true"), ("WARM_PREFIX_TARGET", "1")][..],
         &[("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true")],
+        &[("ENABLE_POD_ENI", "true")],
         &[("ENABLE_MULTI_NIC", "true")],
         &[("ANNOTATE_POD_IP", "true")],
         &[("AWS_MANAGE_ENIS_NON_SCHEDULABLE", "true")],

@@ -1,5 +1,7 @@
 //! ADD and DEL as the plugin sees them, upon a pool that nothing drives.
 
+mod branch;
+
 use reservoir_core::policy::Family;
 use reservoir_kube::POD_IPS;
 use reservoir_kube::testing::{self, Failure};
@@ -18,6 +20,7 @@ async fn facts(family: Family) -> Facts {
         network_policy_mode: "standard".to_owned(),
         multi_nic: false,
         pod_eni: false,
+        add_wait: Duration::ZERO,
         annotate: false,
         node_ip: "10.0.0.10".to_owned(),
         instance_id: "i-1".to_owned(),
@@ -114,23 +117,6 @@ async fn a_pod_for_several_cards_gets_one_address_of_each_or_none() {
     assert_eq!(released.ip_allocation_metadata, reply.ip_allocation_metadata);
     let again = service.del_network(del("a")).await.unwrap_err();
     assert!(again.message().contains("datastore: unknown pod"), "{again}");
-}
-
-#[tokio::test]
-async fn a_pod_that_wants_a_branch_interface_is_never_given_an_ordinary_address() {
-    // Spec 02 §3.2: without it the pod's traffic would pass by its security groups.
-    let pool = TestPool::new(&[0]);
-    let service = service(&pool, |f| f.pod_eni = true).await;
-    let why = |response: &Response<rpc::AddNetworkReply>| rpc::reason::read(response.metadata()).unwrap();
-    let unknown = service.add_network(add("a", false)).await.unwrap();
-    assert!(!unknown.get_ref().success && why(&unknown).contains("pod shop/web-0"), "{}", why(&unknown));
-    put_pod(&pool, "vpc.amazonaws.com/pod-eni");
-    let branch = service.add_network(add("a", false)).await.unwrap();
-    assert!(!branch.get_ref().success && why(&branch).contains("vpc.amazonaws.com/pod-eni"), "{}", why(&branch));
-    put_pod(&pool, "");
-    assert!(service.add_network(add("a", false)).await.unwrap().into_inner().success);
-    let gone = service.del_network(del("b")).await.unwrap_err();
-    assert_eq!(gone.code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 mod lab;
 
 use reservoir_kube::POD_IPS;
-use reservoir_kube::testing::{self, CNI_NODES, ENI_CONFIGS, Failure, NODES};
+use reservoir_kube::testing::{self, BranchInterface, CNI_NODES, ENI_CONFIGS, Failure, NODES};
 use reservoir_sim::model::preset::PODS;
 use serde_json::json;
 
@@ -80,7 +80,8 @@ async fn several_cards_give_a_pod_one_address_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_security_groups_for_pods_asks_for_a_trunk_and_gives_branch_pods_nothing() {
-    let mut lab = Lab::new("secondary", &[("ENABLE_POD_ENI", "true")]).await;
+    let env = [("ENABLE_POD_ENI", "true"), ("RESERVOIR_ADD_WAIT_SECONDS", "0")];
+    let mut lab = Lab::new("secondary", &env).await;
     lab.objects.put(CNI_NODES, json!({"metadata": {"name": NODE}}));
     let limits = json!([{"resources": {"limits": {"vpc.amazonaws.com/pod-eni": "1"}}}]);
     lab.objects.put(&testing::pods("shop"), json!({"metadata": {"name": "branch"}, "spec": {"containers": limits}}));
@@ -93,8 +94,37 @@ async fn a_node_with_security_groups_for_pods_asks_for_a_trunk_and_gives_branch_
         .await;
     assert_eq!(features, json!([{"name": "SecurityGroupsForPods", "value": ""}]));
     let why = lab.add("branch", false).await.unwrap_err();
-    assert!(why.contains("vpc.amazonaws.com/pod-eni"), "{why}");
-    assert_eq!(lab.add("plain", false).await.unwrap().len(), 1);
+    assert!(why.contains("no trunk interface"), "{why}");
+    lab.until("an ordinary pod gets an address", async |lab| lab.add("plain", false).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_is_known_from_the_start_and_a_del_of_its_pods_tells_what_the_cluster_knows() {
+    // Spec 02 §3.2, §4.2. Without a kernel no link of the trunk shows: what a reply holds is shown elsewhere.
+    let env = [("ENABLE_POD_ENI", "true"), ("RESERVOIR_ADD_WAIT_SECONDS", "0")];
+    let mut lab = Lab::new("secondary", &env).await;
+    lab.objects.put(CNI_NODES, json!({"metadata": {"name": NODE}}));
+    let instance = lab.instance.clone();
+    lab.aws.with(|sim, now| sim.attach_trunk(now, &instance)).unwrap();
+    let branch = BranchInterface {
+        eni: "eni-0d8e".to_owned(),
+        mac: "02:21:4c:00:00:01".to_owned(),
+        vlan: 3,
+        ipv4: Some(([10, 0, 7, 9].into(), "10.0.0.0/19".to_owned())),
+        ipv6: None,
+    };
+    lab.objects.put_branch_pod("shop", "branch", "u1");
+    lab.objects.annotate_branch("shop", "branch", &branch);
+    lab.start().await;
+    lab.until("the trunk is known", async |lab| {
+        let why = lab.add("branch", false).await.unwrap_err();
+        why.contains("no link of the trunk interface").then_some(())
+    })
+    .await;
+    let why = lab.del("branch").await.unwrap_err();
+    assert!(why.contains("pod UID mismatch: got , expected "), "{why}");
+    lab.objects.remove(&testing::pods("shop"), "branch");
+    assert_eq!(lab.del("branch").await, Ok(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
