@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::policy::{Assign, Cidr, CreateEni, Eni, EniTrait, Gate, Growth, Node, Plan, Unit};
+use crate::policy::{Assign, Card, Cidr, CreateEni, Eni, EniTrait, Gate, Growth, Node, Plan, Targets, Unit};
 
 /// Actions of one kind that are looked at; the rest of a list is dropped (I12).
 pub const MAX_ACTIONS: usize = 1024;
@@ -184,6 +184,27 @@ fn cut(count: u32, room: u32) -> Result<u32, String> {
         0 => Err("I5: no free slot".to_owned()),
         n => Ok(n),
     }
+}
+
+/// Targets cut to what each card can hold, so that no later sum or difference meets a number out of this world. Not
+/// below what the card holds already, which may be more than it could get now.
+#[must_use]
+pub fn cut_targets(node: &Node, targets: &[Targets]) -> Vec<Targets> {
+    let cut = |(card, t): (&Card, &Targets)| {
+        let on_card = || node.enis.iter().filter(|e| e.card == card.index);
+        let enis = card.max_enis.max(u32::try_from(on_card().count()).unwrap_or(u32::MAX));
+        let cidrs = enis.saturating_mul(node.limits.slots_per_eni);
+        let size = if node.unit == Unit::Prefix { node.limits.ips_per_prefix } else { 1 };
+        let held = on_card().flat_map(|e| &e.cidrs).fold(0u32, |sum, c| sum.saturating_add(c.size));
+        let ips = cidrs.saturating_mul(size).max(held);
+        Targets {
+            warm_enis: t.warm_enis.min(enis),
+            warm_ips: t.warm_ips.min(ips),
+            warm_prefixes: t.warm_prefixes.min(cidrs),
+            minimum_ips: t.minimum_ips.min(ips),
+        }
+    };
+    node.cards.iter().zip(targets).map(cut).collect()
 }
 
 /// The card that a growth is for; none for an interface that does not exist.

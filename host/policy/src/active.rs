@@ -8,9 +8,9 @@ use std::{
 };
 
 use reservoir_core::policy::{Context, CreateEni, Function, Pairs, Plan, Targets};
+use reservoir_core::validate::cut_targets;
 
 use crate::{
-    answer::cut_targets,
     bundle::Settings,
     call::{Answer, By, Called, Facts, Failure, Session},
     load::Component,

@@ -1,7 +1,7 @@
 //! What is kept of an answer. The rules of the node (which interface, which CIDR) are the host's to check, in
-//! `reservoir-core`; here is what concerns any answer: its length, its note, and targets that a card can hold.
+//! `reservoir-core`; here is what concerns any answer: its length and its note.
 
-use reservoir_core::policy::{Card, Node, Note, Plan, Sizes, Targets, Unit};
+use reservoir_core::policy::{Node, Note, Plan, Sizes};
 
 use crate::{
     call::{Answer, Failure},
@@ -57,45 +57,9 @@ fn note(note: Note) -> Note {
     }
 }
 
-/// Targets cut to what each card can hold, so that no later sum or difference meets a number out of this world. Not
-/// below what the card holds already, which may be more than it could get now.
-#[must_use]
-pub fn cut_targets(node: &Node, targets: &[Targets]) -> Vec<Targets> {
-    let cut = |(card, t): (&Card, &Targets)| {
-        let on_card = || node.enis.iter().filter(|e| e.card == card.index);
-        let enis = card.max_enis.max(u32::try_from(on_card().count()).unwrap_or(u32::MAX));
-        let cidrs = enis.saturating_mul(node.limits.slots_per_eni);
-        let size = if node.unit == Unit::Prefix { node.limits.ips_per_prefix } else { 1 };
-        let held = on_card().flat_map(|e| &e.cidrs).fold(0u32, |sum, c| sum.saturating_add(c.size));
-        let ips = cidrs.saturating_mul(size).max(held);
-        Targets {
-            warm_enis: t.warm_enis.min(enis),
-            warm_ips: t.warm_ips.min(ips),
-            warm_prefixes: t.warm_prefixes.min(cidrs),
-            minimum_ips: t.minimum_ips.min(ips),
-        }
-    };
-    node.cards.iter().zip(targets).map(cut).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn targets_are_cut_to_the_card() {
-        let mut node = crate::sample::node(2, 29);
-        let all = |n| Targets { warm_enis: n, warm_ips: n, warm_prefixes: n, minimum_ips: n };
-        let want = Targets { warm_enis: 3, warm_ips: 87, warm_prefixes: 87, minimum_ips: 87 };
-        assert_eq!(cut_targets(&node, &[all(u32::MAX)]), [want]);
-        assert_eq!(cut_targets(&node, &[all(2)]), [all(2)]);
-        // MAX_ENI was lowered below what is attached.
-        node.cards[0].max_enis = 1;
-        assert_eq!(cut_targets(&node, &[all(u32::MAX)])[0].warm_ips, 58);
-        node.cards[0].max_enis = u32::MAX;
-        node.limits.slots_per_eni = u32::MAX;
-        assert_eq!(cut_targets(&node, &[all(u32::MAX)])[0].warm_ips, u32::MAX);
-    }
 
     #[test]
     fn notes_are_cut() {

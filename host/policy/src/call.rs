@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
         self.facts.node
     }
 
-    /// Asks how much to keep. The targets are as the component said; see [`answer::cut_targets`].
+    /// Asks how much to keep. The targets are as the component said; see [`reservoir_core::validate::cut_targets`].
     pub fn sizing(&mut self, context: &Context) -> Called {
         self.sizing_in(&Arc::new(context.clone()))
     }

@@ -36,7 +36,6 @@ mod turn;
 mod wasi;
 pub mod watch;
 
-pub use answer::cut_targets;
 pub use bundle::{BUILT_IN_PREFIX, Bundle};
 pub use call::{Answer, By, Called, Facts, Failure, Session};
 pub use digest::{BadDigest, Digest};

@@ -9,12 +9,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use reservoir_core::policy::{CreateEni, Function, Node, Note, Plan, Targets};
+use reservoir_core::validate::cut_targets;
 use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::{
     active::{Active, Failed, failure},
-    answer::cut_targets,
     bundle::{Bundle, Settings},
     call::{Answer, By, Called, Facts, Failure},
     digest::Digest,

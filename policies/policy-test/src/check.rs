@@ -4,7 +4,8 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use reservoir_core::policy::{Context, CreateEni, Function, Node, Pairs};
-use reservoir_policy::{Answer, By, Called, Component, Facts, Limits, LogLine, Runtime, Session, cut_targets, sample};
+use reservoir_core::validate::cut_targets;
+use reservoir_policy::{Answer, By, Called, Component, Facts, Limits, LogLine, Runtime, Session, sample};
 use serde::Serialize;
 
 use crate::{input, table::Table};

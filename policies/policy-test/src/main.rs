@@ -4,7 +4,6 @@
 mod check;
 mod explain;
 mod input;
-mod native;
 mod scenarios;
 mod table;
 

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use reservoir_core::policy::{CreateEni, Node, Targets};
-use reservoir_policy::{Answer, Bundle, Options, Policies, cut_targets};
-use reservoir_policy_adaptive::Adaptive;
-use reservoir_policy_default::BuiltIn;
+use reservoir_policy::{Answer, Bundle, Options, Policies};
+use reservoir_policy_native::Native;
 use reservoir_sim::model::config::{Config, DelaysConfig, InstanceConfig};
 use reservoir_sim::node::workload::{self, Workload};
 use reservoir_sim::node::{Decision, NodeConfig, Policy, Score, World};
 use serde::Serialize;
 
-use crate::{input, native::Native, table::Table};
+use crate::{input, table::Table};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -152,8 +151,8 @@ fn play(workload: &Workload, who: &Who, args: &Args) -> Result<Score> {
 
 fn policy(who: &Who) -> Result<Box<dyn Policy>> {
     Ok(match who {
-        Who::Documented(_) => Box::new(Native::<BuiltIn, BuiltIn, BuiltIn>::new(cut_targets)),
-        Who::Adaptive => Box::new(Native::<Adaptive, Adaptive, BuiltIn>::new(cut_targets)),
+        Who::Documented(_) => Box::new(Native::built_in(&[])),
+        Who::Adaptive => Box::new(Native::adaptive()),
         Who::Component(bytes) => {
             let policies = Policies::new(Options::default())?;
             policies.load(&Bundle { component: Some(bytes.clone()), ..Bundle::default() }, None)?;

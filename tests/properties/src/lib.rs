@@ -4,14 +4,12 @@
 //! | module | what |
 //! |---|---|
 //! | [`nodes`] | random snapshots and plans |
-//! | [`native`] | this repository's policies without WebAssembly around them |
 //! | [`policies`] | policies that answer at random, and worse |
 //! | [`scenario`] | random accounts, nodes, pods, faults and kills |
 //! | [`play`] | one scenario under virtual time, and what must hold on the way and at its end |
 //! | [`books`] | the calls that EC2 got, held to the invariants of spec 01 §12.2 |
 
 pub mod books;
-pub mod native;
 pub mod nodes;
 pub mod play;
 pub mod policies;

@@ -1,10 +1,9 @@
 //! Policies that answer at random, and worse: whatever they say, the host's invariants hold.
 
 use reservoir_core::policy::{Assign, CreateEni, Growth, Node, Plan, Unit};
+use reservoir_policy_native::Native;
 use reservoir_sim::model::delays::Random;
 use reservoir_sim::node::{Decision, Policy};
-
-use crate::native::Native;
 
 /// Answers nonsense of all kinds until some moment, and then as the built-in policy does: as after a new load.
 #[derive(Debug)]

@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use reservoir_core::kube::EniConfig;
 use reservoir_core::policy::{Family, Targets, Unit};
+use reservoir_policy_native::Native;
 use reservoir_sim::Config;
 use reservoir_sim::model::config::{DelaysConfig, InstanceConfig, SubnetConfig};
 use reservoir_sim::model::fault::{Fault, FaultEffect};
 use reservoir_sim::model::throttle::ThrottleConfig;
 use reservoir_sim::node::{Keep, NodeConfig, Policy};
 
-use crate::native::Native;
 use crate::policies::Nonsense;
 
 /// After so long nothing happens any more: pods, faults, kills and nonsense have ended.

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use properties::native::Native;
 use properties::{nodes, property};
 use proptest::collection::{hash_map, vec};
 use proptest::prelude::*;
 use reservoir_core::policy::{Cidr, Eni, EniTrait, Gate, Growth, Node, Plan, Unit};
 use reservoir_core::validate::{Checked, MAX_ACTIONS, MIN_ENI_AGE_SECONDS, UnderWay, check};
+use reservoir_policy_native::Native;
 use reservoir_sim::node::Policy;
 
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {

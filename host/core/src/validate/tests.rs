@@ -1,5 +1,5 @@
 use super::*;
-use crate::policy::{Card, EniTraits, Family, Gates, Limits, Standing, Subnet, Targets};
+use crate::policy::{EniTraits, Family, Gates, Limits, Standing, Subnet};
 
 fn cidr(id: u32, assigned: u32, cooling: u32) -> Cidr {
     Cidr {
@@ -193,4 +193,20 @@ fn huge_lists_are_cut_short() {
     };
     let checked = check(&n, &plan, &UnderWay::default());
     assert!(checked.dropped.len() <= 4 * MAX_ACTIONS + 3, "I12: {}", checked.dropped.len());
+}
+
+#[test]
+fn targets_are_cut_to_the_card() {
+    let mut node = node(vec![eni("eni-0", 0, &[EniTrait::Primary], (0..9).map(|id| cidr(id, 0, 0)).collect())]);
+    node.enis.push(eni("eni-1", 1, &[], (9..18).map(|id| cidr(id, 0, 0)).collect()));
+    let all = |n| Targets { warm_enis: n, warm_ips: n, warm_prefixes: n, minimum_ips: n };
+    let want = Targets { warm_enis: 3, warm_ips: 27, warm_prefixes: 27, minimum_ips: 27 };
+    assert_eq!(cut_targets(&node, &[all(u32::MAX)]), [want]);
+    assert_eq!(cut_targets(&node, &[all(2)]), [all(2)]);
+    // MAX_ENI was lowered below what is attached.
+    node.cards[0].max_enis = 1;
+    assert_eq!(cut_targets(&node, &[all(u32::MAX)])[0].warm_ips, 18);
+    node.cards[0].max_enis = u32::MAX;
+    node.limits.slots_per_eni = u32::MAX;
+    assert_eq!(cut_targets(&node, &[all(u32::MAX)])[0].warm_ips, u32::MAX);
 }

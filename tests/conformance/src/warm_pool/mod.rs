@@ -5,7 +5,6 @@ mod case;
 pub(crate) mod component;
 mod increase;
 mod managed;
-mod native;
 mod places;
 mod predicates;
 mod reconcile;

@@ -6,15 +6,16 @@ use reservoir_core::validate::{UnderWay, check};
 use reservoir_policy_default::settings::Settings;
 use reservoir_policy_default::stats::Pool;
 use reservoir_policy_default::{removal, sizing};
+use reservoir_policy_native::node_of;
 use serde_json::{Value, json};
 
 use super::case::{Case, reference};
-use super::{Answer, component, named, native, tick};
+use super::{Answer, component, named, tick};
 use crate::Outcome;
 
 /// Asks the built-in policy's functions about the card that the case is about.
 fn ask<T>(case: &Case, context: &Context, question: impl FnOnce(&Pool<'_>) -> T) -> Result<T, Outcome> {
-    let node = native::node(&case.node(&case.pool()?));
+    let node = node_of(&case.node(&case.pool()?));
     let settings = Settings::parse(&context.settings)?;
     let card = node.cards.iter().find(|card| card.index == case.network_card).ok_or("no such card")?;
     Ok(question(&Pool::new(&node, card, card.configured, settings)))

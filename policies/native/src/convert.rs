@@ -1,100 +1,11 @@
-//! This repository's policies as native code: the functions that the components export, between the host's types.
+//! A node of the host in the types of a policy, and a policy's answer in the types of the host.
 
 use reservoir_core::policy as host;
-use reservoir_policy_adaptive::Adaptive;
-use reservoir_policy_default::BuiltIn;
 use reservoir_policy_sdk as sdk;
-use reservoir_sim::node::{Decision, Policy};
-use sdk::{Planning, Sizing, Subnets};
 
-/// One of them, with its settings and what it remembers.
-#[derive(Debug, Clone)]
-pub struct Native {
-    adaptive: bool,
-    settings: host::Pairs,
-    sizing: Vec<u8>,
-    planning: Vec<u8>,
-}
-
-impl Native {
-    /// The built-in policy.
-    #[must_use]
-    pub fn built_in(settings: &[(&str, &str)]) -> Self {
-        let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Self { adaptive: false, settings, sizing: Vec::new(), planning: Vec::new() }
-    }
-
-    /// The adaptive policy, with the built-in one for subnets.
-    #[must_use]
-    pub fn adaptive() -> Self {
-        Self { adaptive: true, settings: Vec::new(), sizing: Vec::new(), planning: Vec::new() }
-    }
-
-    /// Its answer.
-    ///
-    /// # Errors
-    /// Its own.
-    pub fn answer(&mut self, node: &host::Node) -> Result<Decision, String> {
-        let context = |memo: &Vec<u8>| sdk::Context { settings: self.settings.clone(), memo: memo.clone() };
-        let facts = node_of(node);
-        let asked = (facts.clone(), context(&self.sizing));
-        let sizes = if self.adaptive {
-            <Adaptive as Sizing>::decide(asked.0, asked.1)
-        } else {
-            <BuiltIn as Sizing>::decide(asked.0, asked.1)
-        }?;
-        let targets = cut(node, &sizes.targets);
-        let context = context(&self.planning);
-        let plan = if self.adaptive {
-            <Adaptive as Planning>::decide(facts, context, targets)
-        } else {
-            <BuiltIn as Planning>::decide(facts, context, targets)
-        }?;
-        self.sizing = sizes.note.memo;
-        self.planning.clone_from(&plan.note.memo);
-        let wakes = [sizes.note.wake_after_seconds, plan.note.wake_after_seconds];
-        Ok(Decision {
-            reason: format!("{}; {}", sizes.note.reason, plan.note.reason),
-            wake_after_seconds: wakes.into_iter().flatten().min(),
-            refresh_subnets: sizes.note.refresh_subnets || plan.note.refresh_subnets,
-            targets: sizes.targets.iter().map(targets_back).collect(),
-            plan: Some(plan_back(plan)),
-        })
-    }
-}
-
-impl Policy for Native {
-    fn decide(&mut self, node: &host::Node) -> Decision {
-        self.answer(node).unwrap_or_else(|reason| Decision { reason, ..Decision::default() })
-    }
-
-    fn rank(&mut self, node: &host::Node, request: &host::CreateEni) -> Result<Vec<String>, String> {
-        let settings = if self.adaptive { Vec::new() } else { self.settings.clone() };
-        let request = sdk::CreateEni { card: request.card, unit: unit_of(request.unit), count: request.count };
-        BuiltIn::rank(node_of(node), sdk::Context { settings, memo: vec![] }, request)
-    }
-}
-
-/// As the host does between sizing and planning: no more than the cards can hold, or hold already.
-fn cut(node: &host::Node, targets: &[sdk::Targets]) -> Vec<sdk::Targets> {
-    let cut = |(card, t): (&host::Card, &sdk::Targets)| {
-        let on_card = || node.enis.iter().filter(|e| e.card == card.index);
-        let enis = card.max_enis.max(u32::try_from(on_card().count()).unwrap_or(u32::MAX));
-        let cidrs = enis.saturating_mul(node.limits.slots_per_eni);
-        let size = if node.unit == host::Unit::Prefix { node.limits.ips_per_prefix } else { 1 };
-        let held = on_card().flat_map(|e| &e.cidrs).fold(0u32, |sum, c| sum.saturating_add(c.size));
-        let ips = cidrs.saturating_mul(size).max(held);
-        sdk::Targets {
-            warm_enis: t.warm_enis.min(enis),
-            warm_ips: t.warm_ips.min(ips),
-            warm_prefixes: t.warm_prefixes.min(cidrs),
-            minimum_ips: t.minimum_ips.min(ips),
-        }
-    };
-    node.cards.iter().zip(targets).map(cut).collect()
-}
-
-fn node_of(node: &host::Node) -> sdk::Node {
+/// All facts of a node.
+#[must_use]
+pub fn node_of(node: &host::Node) -> sdk::Node {
     let families = node.families.iter().map(|f| match f {
         host::Family::Ipv4 => sdk::Families::IPV4,
         host::Family::Ipv6 => sdk::Families::IPV6,
@@ -128,7 +39,9 @@ fn node_of(node: &host::Node) -> sdk::Node {
     }
 }
 
-fn unit_of(unit: host::Unit) -> sdk::Unit {
+/// What is asked for.
+#[must_use]
+pub fn unit_of(unit: host::Unit) -> sdk::Unit {
     match unit {
         host::Unit::Ip => sdk::Unit::Ip,
         host::Unit::Prefix => sdk::Unit::Prefix,
@@ -150,12 +63,12 @@ fn gate_of(gate: host::Gate) -> sdk::Gate {
     }
 }
 
-fn targets_of(targets: &host::Targets) -> sdk::Targets {
+pub(crate) fn targets_of(targets: &host::Targets) -> sdk::Targets {
     let host::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips } = *targets;
     sdk::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips }
 }
 
-fn targets_back(targets: &sdk::Targets) -> host::Targets {
+pub(crate) fn targets_back(targets: &sdk::Targets) -> host::Targets {
     let sdk::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips } = *targets;
     host::Targets { warm_enis, warm_ips, warm_prefixes, minimum_ips }
 }
@@ -228,7 +141,7 @@ fn subnet_of(subnet: &host::Subnet) -> sdk::Subnet {
     }
 }
 
-fn plan_back(plan: sdk::Plan) -> host::Plan {
+pub(crate) fn plan_back(plan: sdk::Plan) -> host::Plan {
     let growth = |growth| match growth {
         sdk::Growth::Assign(sdk::Assign { eni, unit, count }) => {
             host::Growth::Assign(host::Assign { eni, unit: unit_back(unit), count })
