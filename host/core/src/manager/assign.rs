@@ -151,9 +151,17 @@ impl Manager {
     /// as asked for.
     fn put_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet], listed: bool) {
         for net in nets {
-            if self.is_release_under_way(eni, &net.to_string()) {
+            let text = net.to_string();
+            let release = self.jobs.values_mut().find_map(|job| match job {
+                Job::Release(release) if release.holds(eni, &text) => Some(release),
+                _ => None,
+            });
+            match release {
+                // It can have been given anew only because the call under way has had its effect.
+                Some(release) if !listed && release.is_first_try() => release.done_with(*net),
                 // Listed still, or given anew after an answer that was lost: the call under way takes it.
-                continue;
+                Some(_) => continue,
+                None => {}
             }
             self.got_again(eni, *net);
             let early = listed && self.coming(eni, *net).is_some();

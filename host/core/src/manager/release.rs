@@ -27,6 +27,20 @@ impl Release {
         self.blocks.iter().map(|b| b.net)
     }
 
+    /// The call is under way for the first time.
+    pub fn is_first_try(&self) -> bool {
+        self.retry.attempt == 1 && self.retry.at.is_none()
+    }
+
+    /// EC2 has taken it back and given it anew: it is not asked to take it back again.
+    pub fn done_with(&mut self, net: IpNet) {
+        self.blocks.retain(|b| b.net != net);
+        if let Request::UnassignPrivateIpAddresses { addresses, prefixes, .. } = &mut self.retry.request {
+            addresses.retain(|a| IpNet::from(Ipv4Net::host(*a)) != net);
+            prefixes.retain(|p| IpNet::from(*p) != net);
+        }
+    }
+
     pub fn holds(&self, eni: &str, net: &str) -> bool {
         self.blocks.iter().any(|b| b.eni == eni && b.net.to_string() == net)
     }
@@ -183,6 +197,7 @@ impl Manager {
                 self.giving.succeed();
                 self.blocks_given_back(now, &job.blocks);
             }
+            Err(_) if job.blocks.is_empty() => {}
             Err(error) if matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {
                 job.retry.attempt += 1;
                 let delay = retry_delay(Duration::from_secs(5), job.retry.attempt - 1, &mut self.random);

@@ -1,6 +1,7 @@
 //! What comes between a snapshot and the answer to it. Each was found by a property test (tests/properties).
 
 use super::*;
+use crate::cloud::{Answer, CloudError};
 
 /// A node with its first two addresses, and nothing under way.
 fn settled() -> World {
@@ -111,4 +112,45 @@ fn an_attachment_that_could_not_be_set_right_is_looked_at_again() {
     assert_eq!(w.count("DescribeInstances"), listings + 1, "{:?}", w.calls);
     w.run(1300);
     assert_eq!(w.count("DescribeInstances"), listings + 1, "once");
+}
+
+#[test]
+fn an_address_given_anew_before_its_release_was_answered_is_ours() {
+    for answer in [Ok(Answer::Done), Err(ErrorKind::Unknown)] {
+        let mut w = settled();
+        w.warm = 0;
+        w.release_all = true;
+        let now = w.now();
+        w.m.handle(now, Event::PolicyChanged);
+        w.commands();
+        w.run_ms(10);
+        w.release_all = false;
+        let release = w.m.next_job - 1;
+        assert_eq!((w.count("UnassignPrivateIpAddresses"), w.m.cards().stats(w.at).total), (1, 0));
+        // EC2 gives one of them anew at once, and that answer is the first to come.
+        let ip = Ipv4Addr::from(0x0a00_0001);
+        let now = w.now();
+        let growth = Growth::Assign(Assign { eni: "eni-0".to_owned(), unit: Unit::Ip, count: 1 });
+        w.m.start_growth(now, &growth).unwrap();
+        let assign = w.m.next_job - 1;
+        w.m.take_commands();
+        w.ec2.enis.get_mut("eni-0").unwrap().1.insert(ip);
+        w.ec2.free -= 1;
+        if answer.is_err() {
+            // The repeated call must leave the first alone and take the other.
+            w.ec2.enis.get_mut("eni-0").unwrap().1.insert(Ipv4Addr::from(0x0a00_0002));
+            w.ec2.free -= 1;
+        }
+        let given = Answer::Assigned { addresses: vec![ip], prefixes: vec![] };
+        w.m.handle(now, Event::Cloud { job: assign, result: Ok(given) });
+        w.queue.clear();
+        let error = |kind| CloudError { api: "x", kind, code: String::new(), message: String::new() };
+        w.m.handle(now, Event::Cloud { job: release, result: answer.map_err(error) });
+        w.commands();
+        w.run(30);
+        let held: Vec<String> = w.m.cards().cidrs("eni-0", w.at).map(|c| c.net.to_string()).collect();
+        assert_eq!(held, ["10.0.0.1/32"], "{:?}", w.logs);
+        assert!(w.journal.returning.iter().all(|(_, net)| *net != held[0]), "{:?}", w.journal);
+        w.check();
+    }
 }
