@@ -72,7 +72,7 @@ impl Manager {
                 self.refused.granted(&job.subnet, job.unit);
                 self.took_from(&job.subnet, addresses.len(), prefixes.len());
                 self.put_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes), false);
-                if job.last_try {
+                if job.refused {
                     // The subnet runs dry: what it still has is worth knowing before the next request.
                     self.subnets_wanted = true;
                 }

@@ -78,3 +78,16 @@ fn several_interfaces_come_at_once_again_when_the_subnet_has_some() {
     assert!(more.iter().all(|id| w.answers[id].is_ok()), "{:?}", w.answers);
     w.check();
 }
+
+#[test]
+fn one_address_that_is_granted_at_once_is_no_sign_of_a_dry_subnet() {
+    let mut w = World::new(50, 1);
+    w.run(60);
+    let before = w.count("DescribeSubnets");
+    for pod in 0..2 {
+        w.add(&pod.to_string()).unwrap();
+        w.run(2);
+    }
+    assert!(w.count("AssignPrivateIpAddresses") >= 3, "{:?}", w.calls);
+    assert_eq!(w.count("DescribeSubnets"), before, "nobody counts what is left: {:?}", w.calls);
+}
