@@ -230,10 +230,6 @@ impl Manager {
         self.add_blocks(now, id, self.settings.unit, &fresh);
     }
 
-    pub(super) fn is_release_under_way(&self, eni: &str, net: &str) -> bool {
-        self.jobs.values().any(|j| matches!(j, Job::Release(r) if r.holds(eni, net)))
-    }
-
     /// Takes out of the journal what was to be given back of interfaces that are gone: neither list of EC2's has them, and
     /// the pool does not either.
     fn forget_returning_of_gone(&mut self, listed: &HashSet<&str>) {
