@@ -97,7 +97,7 @@ impl Pool<'_> {
     #[must_use]
     pub fn over_units(&self, stats: &Stats) -> i64 {
         let Targets { warm_ips, minimum_ips, .. } = self.targets;
-        match (self.unit, ip_targets(&self.targets)) {
+        let over = match (self.unit, ip_targets(&self.targets)) {
             (Unit::Ip, true) => self.spare_ips(stats),
             (Unit::Ip, false) => 0,
             // On every card in prefixes: the reference does so on card 0 only (W1).
@@ -109,6 +109,16 @@ impl Pool<'_> {
                 stats.free_prefixes.min(stats.total_prefixes - for_warm.max(for_minimum)).max(0)
             }
             (Unit::Prefix, false) => (stats.free_prefixes - self.prefixes_kept()).max(0),
+        };
+        let unit_ips = if self.unit == Unit::Prefix { self.ips_per_prefix } else { 1 };
+        over.min(self.beside_waiting(stats) / unit_ips)
+    }
+
+    /// IPs that can go without a pod that waits losing the one that it is about to get. Nothing that cools serves it.
+    fn beside_waiting(&self, stats: &Stats) -> i64 {
+        match self.waiting() {
+            0 => i64::MAX,
+            waiting => (stats.available() - stats.cooling + self.in_flight() - waiting).max(0),
         }
     }
 
@@ -123,12 +133,13 @@ impl Pool<'_> {
     #[must_use]
     pub fn spare_ips(&self, stats: &Stats) -> i64 {
         let Targets { warm_ips, minimum_ips, .. } = self.targets;
-        if ip_targets(&self.targets) {
+        let spare = if ip_targets(&self.targets) {
             let minimum = stats.total + self.in_flight() - i64::from(minimum_ips);
-            (self.free(stats) - i64::from(warm_ips)).min(minimum).max(0)
+            (self.free(stats) - i64::from(warm_ips)).min(minimum)
         } else {
-            (self.free(stats) - self.warm_ips_wanted().max(1)).max(0)
-        }
+            self.free(stats) - self.warm_ips_wanted().max(1)
+        };
+        spare.max(0).min(self.beside_waiting(stats))
     }
 
     /// Wholly free prefixes that trimming leaves (WARM_PREFIX_TARGET). At least one: the reference trims to none where
@@ -210,6 +221,36 @@ mod tests {
         assert_eq!(state(one(4)), (1, 0));
         let three = one(4).eni(eni("b").with(prefix(0, 0)).with(prefix(0, 0)));
         assert_eq!(state(three), (0, 1), "4 + 13 need two prefixes");
+    }
+
+    #[test]
+    fn pods_that_wait_keep_what_they_are_about_to_get() {
+        // Two free prefixes beside one that is taken up, half of it cooling.
+        let with = |fixture: Fixture| {
+            fixture.eni(eni("a").primary().with(prefix(8, 8)).with(prefix(0, 0)).with(prefix(0, 0))).node()
+        };
+        let over = |fixture: Fixture, waiting| {
+            let mut node = with(fixture);
+            node.node.cards[0].waiting = waiting;
+            let pool = node.pool(0);
+            pool.over_units(&pool.stats())
+        };
+        let kept = Fixture::prefixes(14).warm_prefixes(1);
+        assert_eq!(over(kept.clone(), 0), 1, "WARM_PREFIX_TARGET alone");
+        assert_eq!(over(kept.clone(), 16), 1, "the other takes all that wait");
+        assert_eq!(over(kept, 17), 0);
+        // 8 + 7 + 1 fit in one prefix, so the targets want no second: what cools is no use to seven pods.
+        let counted = Fixture::prefixes(14).warm_ips(1);
+        assert_eq!(over(counted.clone(), 7), 1);
+        assert_eq!(over(counted.clone(), 16), 1);
+        assert_eq!(over(counted, 17), 0);
+        let ips = |waiting| {
+            let mut node = Fixture::ips(14).warm_ips(1).eni(eni("a").primary().with(ips(9, 2, 4))).node();
+            node.node.cards[0].waiting = waiting;
+            let pool = node.pool(0);
+            pool.over_units(&pool.stats())
+        };
+        assert_eq!((ips(0), ips(1), ips(2), ips(3)), (6, 2, 1, 0));
     }
 
     #[test]
