@@ -4,7 +4,7 @@
 //! An empty memo (a new node, a restarted daemon, a new component) is a careful one: it expects a whole interface's worth
 //! of pods, and believes less of that as time passes without them.
 
-use reservoir_policy_sdk::{Minute, Node};
+use reservoir_policy_sdk::{Minute, Node, Standing};
 
 /// Seconds that a moment takes: what comes within it must find its addresses there already, as more take 0.3 to 0.5 s.
 pub const MOMENT: u64 = 2;
@@ -17,7 +17,11 @@ const PIECE: u64 = 86_400 / PIECES as u64;
 const FINE: u64 = 1 << 24;
 /// Seconds of one step of fading.
 const STEP: u64 = 900;
-const VERSION: u8 = 1;
+/// Subnets of which less than this share of the addresses is free are scarce, in hundredths …
+const SCARCE: u64 = 10;
+/// … until more than this share is: what one node gives back when it notices must not be the reason to ask for it again.
+const PLENTY: u64 = 20;
+const VERSION: u8 = 2;
 
 /// The memo of sizing.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +32,8 @@ pub struct Memory {
     seen: [Minute; 2],
     /// Minutes that the history had.
     minutes: u8,
+    /// Addresses were rare in the subnets that the node may use, and are not plenty again.
+    scarce: bool,
     /// Pods that came in each of the last seconds, newest first.
     moments: [u32; MOMENT as usize],
     /// Most pods in a moment, fading, in parts.
@@ -46,13 +52,17 @@ impl Memory {
     /// What is known on this node now: what `memo` tells, what the history tells, and what came since.
     #[must_use]
     pub fn of(node: &Node, memo: &[u8], most: u32) -> Self {
-        match Self::read(memo) {
+        let mut memory = match Self::read(memo) {
             Some(mut memory) if memory.at <= node.now => {
                 memory.go_on(node);
                 memory
             }
             _ => Self::first(node, most),
-        }
+        };
+        // What is only asked for may not come: it does not end scarcity, and does not begin it.
+        let (asked, share) = if memory.scarce { (0, PLENTY) } else { (coming(node), SCARCE) };
+        memory.scarce = free_share(node, asked).is_some_and(|free| free < share);
+        memory
     }
 
     /// Expects `most` at any moment; a minute of the history may have had more.
@@ -63,6 +73,7 @@ impl Memory {
             at: node.now,
             seen: seen_of(&node.history),
             minutes: length(&node.history),
+            scarce: false,
             moments: [0; MOMENT as usize],
             moment: expected,
             minute: expected.max(u64::from(seen) * FINE),
@@ -130,6 +141,12 @@ impl Memory {
         self.moments.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
+    /// Addresses are rare in the subnets that the node may use.
+    #[must_use]
+    pub fn scarce(&self) -> bool {
+        self.scarce
+    }
+
     /// Most IPs that pods held at one time, of late.
     #[must_use]
     pub fn peak(&self) -> u32 {
@@ -153,7 +170,7 @@ impl Memory {
     /// As a memo.
     #[must_use]
     pub fn write(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.minutes, self.today];
+        let mut out = vec![VERSION, self.minutes, self.today, u8::from(self.scarce)];
         for n in [self.at, self.moment, self.minute, self.peak] {
             out.extend(n.to_le_bytes());
         }
@@ -175,7 +192,7 @@ impl Memory {
             rest = left;
             Some(taken)
         };
-        let &[VERSION, minutes, today] = take(3)? else { return None };
+        let &[VERSION, minutes, today, scarce @ (0 | 1)] = take(4)? else { return None };
         let mut long = || Some(u64::from_le_bytes(take(8)?.try_into().ok()?));
         let (at, moment, minute, peak) = (long()?, long()?, long()?, long()?);
         let mut short = || Some(u32::from_le_bytes(take(4)?.try_into().ok()?));
@@ -195,8 +212,27 @@ impl Memory {
             *n = short()?;
         }
         let by_day = take(PIECES)?.try_into().ok()?;
-        rest.is_empty().then_some(Self { at, seen, minutes, moments, moment, minute, peak, today, by_day })
+        let scarce = scarce == 1;
+        rest.is_empty().then_some(Self { at, seen, minutes, scarce, moments, moment, minute, peak, today, by_day })
     }
+}
+
+fn coming(node: &Node) -> u64 {
+    node.cards.iter().map(|card| u64::from(card.ips_in_flight)).sum()
+}
+
+/// The free share of the addresses of the subnets that the node may use, in hundredths; none if it is not known of all.
+/// What the node itself holds beyond its pods counts as free: else having it would be the reason to give it back, and not
+/// having it the reason to ask. So does what is `asked` for.
+fn free_share(node: &Node, asked: u64) -> Option<u64> {
+    let own = node.enis.iter().flat_map(|eni| &eni.cidrs).filter(|cidr| cidr.idle()).map(|cidr| u64::from(cidr.size));
+    let (mut free, mut all) = (own.sum::<u64>() + asked, 0_u64);
+    for subnet in node.subnets.iter().filter(|s| s.standing == Standing::Eligible) {
+        let length: u32 = subnet.cidr.rsplit_once('/')?.1.parse().ok()?;
+        free += u64::from(subnet.free_ips?);
+        all += 1_u64 << 32_u32.saturating_sub(length).min(32);
+    }
+    (free * 100).checked_div(all)
 }
 
 /// Most IPs that pods held in the running minute or the one before, or hold now.
@@ -317,6 +353,30 @@ mod tests {
         assert_eq!(turned.now(), 3, "one before the turn, two after it");
         let again = Memory::of(&at(T + 30, vec![minute(4), minute(6)]), &turned.write(), 0);
         assert_eq!(again.now(), 2);
+    }
+
+    #[test]
+    fn subnets_that_were_scarce_stay_so_until_there_is_plenty() {
+        // A /24: scarce below 26, plenty from 52 on, with what is the node's own.
+        let node = |own: u32, free| {
+            let mut node = at(T, vec![]);
+            node.enis[0].cidrs = (0..own).map(sample::ip).collect();
+            node.subnets[0].cidr = "10.0.0.0/24".to_owned();
+            node.subnets[0].free_ips = free;
+            node
+        };
+        let first = |own, free| Memory::of(&node(own, free), &[], 0);
+        assert!(!first(2, Some(30)).scarce() && !first(12, Some(20)).scarce(), "having it does not make it rare");
+        let scarce = first(2, Some(20));
+        assert!(scarce.scarce());
+        let then = |own, free| Memory::of(&node(own, free), &scarce.write(), 0).scarce();
+        assert!(then(2, Some(40)), "what others gave back");
+        assert!(!then(2, Some(50)));
+        let mut asking = node(2, Some(20));
+        asking.cards[0].ips_in_flight = 200;
+        assert!(!Memory::of(&asking, &[], 0).scarce(), "it is on its way, and not free any more");
+        assert!(Memory::of(&asking, &scarce.write(), 0).scarce(), "nobody knows whether it comes");
+        assert!(!then(2, None) && !first(2, None).scarce(), "nobody has counted");
     }
 
     #[test]

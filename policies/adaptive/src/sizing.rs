@@ -8,7 +8,7 @@ use crate::pool::{Pool, idle_seconds, spare};
 
 /// Address-seconds that a call is worth: idle addresses are given back when what they have cost together, one call to
 /// give them back and one to have others later, would have paid for.
-pub const PRICE: i64 = 20 * 60;
+pub const PRICE: i64 = 12 * 60;
 /// So many pods may all come before a call is answered.
 const SMALL: i64 = 6;
 /// Seconds until the next look, if nothing happens before.
@@ -62,12 +62,13 @@ struct Wish {
 
 impl Wish {
     fn of(node: &Node, pool: &Pool<'_>, memory: &Memory) -> Self {
-        // More than the documented default keeps at least is never worth it: slots are filled in half a second.
+        let careful = node.history.iter().take(CAREFUL_MINUTES).any(|m| m.ec2_throttled > 0);
         let most = match node.unit {
-            Unit::Ip => pool.slots,
+            // What the documented default keeps at least.
+            Unit::Ip if careful => pool.slots,
+            Unit::Ip => most_ready(pool.slots),
             Unit::Prefix => pool.unit_ips,
         };
-        let careful = node.history.iter().take(CAREFUL_MINUTES).any(|m| m.ec2_throttled > 0);
         // Where calls take longer, what a minute brings must be there already.
         let expected = if careful { memory.minute().into() } else { in_a_call(memory.moment().into()) };
         let mut low = (expected + 1).min(most);
@@ -75,8 +76,8 @@ impl Wish {
         // In a burst: as many more in the next moment as in the last.
         let now = i64::from(memory.now());
         let burst = in_a_call(now);
-        let mut batch = low / 4 + 1;
-        if scarce(node) {
+        let mut batch = low / 8 + 1;
+        if memory.scarce() {
             (low, batch, price) = (low.min(2), 1, price / 4);
         }
         if node.draining {
@@ -139,19 +140,10 @@ fn seconds(cidr: &Cidr) -> i64 {
     idle_seconds(cidr).into()
 }
 
-/// Fewer than a tenth of the addresses of the subnets that the node may use are free. What the node itself holds beyond
-/// its pods counts as free: else having it would be the reason to give it back, and not having it the reason to ask.
-fn scarce(node: &Node) -> bool {
-    let own = node.enis.iter().flat_map(|eni| &eni.cidrs).filter(|cidr| cidr.idle()).map(|cidr| u64::from(cidr.size));
-    let coming = node.cards.iter().map(|card| u64::from(card.ips_in_flight));
-    let (mut free, mut all) = (own.chain(coming).sum::<u64>(), 0_u64);
-    for subnet in node.subnets.iter().filter(|s| s.standing == reservoir_policy_sdk::Standing::Eligible) {
-        let length = subnet.cidr.rsplit_once('/').and_then(|(_, length)| length.parse::<u32>().ok());
-        let (Some(length), Some(known)) = (length, subnet.free_ips) else { return false };
-        free += u64::from(known);
-        all += 1_u64 << 32_u32.saturating_sub(length).min(32);
-    }
-    free * 10 < all
+/// The most that is kept ready on an interface of so many slots: half of them, or what a few pods that come at one time
+/// need where that is more. Slots are filled in half a second, so that more is not worth its price.
+fn most_ready(slots: i64) -> i64 {
+    (slots / 2).max((SMALL + 1).min(slots * 4 / 5)).max(1)
 }
 
 /// Of the pods that a moment brings, those that come before a call is answered: all of a few, a quarter of many.
@@ -206,9 +198,21 @@ mod tests {
     #[test]
     fn a_new_node_is_careful_and_an_old_quiet_one_is_not() {
         let (new, reason) = hold(&node(0, 0, 0), &[]);
-        assert_eq!(new, 11, "{reason}");
+        assert_eq!(new, 8, "{reason}");
         let quiet = node(0, 0, 0);
         assert_eq!(hold(&quiet, &old(&quiet)).0, 3);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_half_an_interface_or_what_a_few_pods_need() {
+        assert_eq!([0, 1, 3, 5, 9, 14, 29, 49].map(most_ready), [1, 1, 2, 4, 7, 7, 14, 24]);
+        let mut large = node(0, 0, 0);
+        large.limits.slots_per_eni = 29;
+        large.limits.max_pods = 234;
+        assert_eq!(hold(&large, &[]).0, 13 + 2, "29 pods are expected, and a quarter of many");
+        // Throttled of late: calls take longer.
+        large.history = vec![Minute { ec2_throttled: 1, ..crate::memory::QUIET }];
+        assert_eq!(hold(&large, &[]).0, 29 + 4);
     }
 
     #[test]
@@ -224,17 +228,17 @@ mod tests {
             let node = node(9, 2, idle);
             hold(&node, &old(&node))
         };
-        // 7 ready, 3 wanted: 4 too many, 1200 address-seconds.
-        assert_eq!(small(299).0, 9, "{}", small(299).1);
-        assert_eq!(small(300).0, 5, "{}", small(300).1);
+        // 7 ready, 3 wanted: 4 too many, 720 address-seconds.
+        assert_eq!(small(179).0, 9, "{}", small(179).1);
+        assert_eq!(small(180).0, 5, "{}", small(180).1);
         let mut shut = node(9, 2, 300);
         shut.gates.release = Gate::OpensIn(20);
         assert_eq!(hold(&shut, &old(&shut)).0, 9);
         shut.gates.release = Gate::Open;
         shut.gates.ec2_calls_left = SPARED_CALLS - 1;
         assert_eq!(hold(&shut, &old(&shut)).0, 9);
-        let wake = decide(&node(9, 2, 200), &old(&node(9, 2, 200))).note.wake_after_seconds;
-        assert_eq!(wake, Some(100), "when it will have cost it");
+        let wake = decide(&node(9, 2, 100), &old(&node(9, 2, 100))).note.wake_after_seconds;
+        assert_eq!(wake, Some(80), "when it will have cost it");
     }
 
     #[test]
@@ -289,20 +293,6 @@ mod tests {
         node.subnets[0].free_ips = Some(300);
         let (held, reason) = hold(&node, &[]);
         assert_eq!(held, 5, "{reason}");
-    }
-
-    #[test]
-    fn what_the_node_holds_does_not_make_its_subnets_scarce() {
-        // A /24: scarce below 26. With 30 free and 2 spare it asks for more; it has them, and keeps them.
-        let small = |held, free| {
-            let mut node = node(held, 2, 100);
-            node.subnets[0].cidr = "10.0.0.0/24".to_owned();
-            node.subnets[0].free_ips = Some(free);
-            node
-        };
-        let (before, after) = (small(4, 30), small(14, 20));
-        assert!(!scarce(&before) && !scarce(&after));
-        assert!(scarce(&small(4, 20)));
     }
 
     #[test]

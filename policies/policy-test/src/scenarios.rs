@@ -233,9 +233,9 @@ mod tests {
         Args { policies, workloads, instance_type: "m5.xlarge".to_owned(), hours, seed, json: false }
     }
 
-    /// docs/adaptive.md: on every workload fewer idle addresses, and no more waiting, than the documented default.
+    /// docs/adaptive.md: on every workload half the idle addresses, and no more waiting, than the documented default.
     #[test]
-    fn the_adaptive_policy_holds_less_and_starves_no_more_than_the_documented_default() {
+    fn the_adaptive_policy_holds_half_and_starves_no_more_than_the_documented_default() {
         let default = Who::Documented(SETTINGS[0].1);
         for seed in [1, 2] {
             for workload in workload::ALL {
@@ -245,8 +245,8 @@ mod tests {
                 assert_eq!(documented.pods, adaptive.pods);
                 assert_eq!(adaptive.never_served, 0, "{name}");
                 let [d, a] = [&documented, &adaptive].map(Score::idle_address_hours);
-                // What changes in bursts needs more of them; elsewhere a half is enough.
-                let share = if ["burst", "batch"].contains(&name) { 0.85 } else { 0.5 };
+                // What changes in bursts needs a little more.
+                let share = if ["burst", "batch"].contains(&name) { 0.52 } else { 0.5 };
                 assert!(a < d * share, "{name}, seed {seed}: {a} idle address-hours, the default {d}");
                 let [d, a] = [&documented, &adaptive].map(Score::starved_pod_seconds);
                 assert!(a <= d, "{name}, seed {seed}: {a} starved-pod seconds, the default {d}");
