@@ -67,9 +67,10 @@ impl World {
         pod
     }
 
-    /// The real program, with the environment of a runtime.
+    /// The real program, with the environment of a runtime. `AWS_CNI` names another build of it, such as the static one.
     pub fn command(command: &str, netns: &str) -> Command {
-        let mut plugin = Command::new(env!("CARGO_BIN_EXE_aws-cni"));
+        let program = std::env::var_os("AWS_CNI").unwrap_or_else(|| env!("CARGO_BIN_EXE_aws-cni").into());
+        let mut plugin = Command::new(program);
         plugin
             .env_clear()
             .env("CNI_COMMAND", command)
