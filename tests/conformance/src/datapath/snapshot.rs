@@ -112,10 +112,8 @@ impl<'a> Node<'a> {
         let device = primary["dev"].as_str().unwrap_or("eth0").to_owned();
         let address = prefix(&primary["address"]).map_err(Error::Invalid)?;
         let gateway: IpAddr = parse(&primary["gateway"]).map_err(Error::Invalid)?;
-        kernel.execute(&[
-            Step::host(Op::AddressAdd { device: device.clone(), address }),
-            Step::host(Op::RouteAdd(Route::default_via(gateway, &device, table::MAIN))),
-        ]);
+        kernel.connect(&device, address);
+        kernel.routes.push((Route::default_via(gateway, &device, table::MAIN), None));
         Ok(kernel)
     }
 
@@ -294,6 +292,14 @@ impl Kernel {
         of_family.map(|(route, made_by)| route_line(route, *made_by)).collect()
     }
 
+    /// The route that comes with an address.
+    fn connect(&mut self, device: &str, address: IpPrefix) {
+        let network = IpPrefix::from(IpNet::new(address.address(), address.length()));
+        let source = address.address().is_ipv4().then(|| address.address());
+        let connected = Route { source, ..Route::on_link(network, device, table::MAIN) };
+        self.routes.push((connected, Some("kernel")));
+    }
+
     fn one(&mut self, op: &Op) -> Result<(), Errno> {
         match op {
             Op::RuleAdd(rule) if self.rules.contains(rule) => return Err(Errno::EXIST),
@@ -312,12 +318,7 @@ impl Kernel {
                 let at = self.rules.iter().position(|r| fits(&r)).ok_or(Errno::NOENT)?;
                 self.rules.remove(at);
             }
-            Op::AddressAdd { device, address } if !address.is_host() => {
-                let network = IpPrefix::from(IpNet::new(address.address(), address.length()));
-                let source = address.address().is_ipv4().then(|| address.address());
-                let connected = Route { source, ..Route::on_link(network, device, table::MAIN) };
-                self.routes.push((connected, Some("kernel")));
-            }
+            Op::AddressAdd { device, address, .. } if !address.is_host() => self.connect(device, *address),
             Op::RouteAdd(route) | Op::RouteReplace(route) => {
                 self.routes.retain(|(r, _)| (r.destination, r.table) != (route.destination, route.table));
                 self.routes.push((route.clone(), None));
