@@ -200,7 +200,9 @@ fn custom_networking_is_as_in_the_vector() {
     let dir = tempfile::tempdir().unwrap();
     let account = account(&[json!({"id": PODS, "cidr": "100.64.0.0/19"})], &["10.0.0.0/16", "100.64.0.0/16"]);
     let env = [("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true")];
-    let mut node = Node::new(options(dir.path(), Flavour::Nft, &account, &env)).unwrap();
+    // Nine addresses on an interface: one that is given out wholly brings the next.
+    let options = options(dir.path(), Flavour::Nft, &account, &env);
+    let mut node = Node::new(Options { instance_type: "c5.large".to_owned(), ..options }).unwrap();
     let objects = Objects::default();
     put_node(&objects, "us-west-2a", 110);
     put_eni_config(&objects, "default", PODS, &[GROUPS[1]]);
@@ -274,10 +276,8 @@ fn ipv6_on_two_cards_is_as_in_the_vector() {
     let routes = show(&world, "ip", &["-6", "route", "show", "table", "all"]);
     assert_eq!(set(routes.into_iter().filter(is_ours)), set(translation.all(&expected["ip6_routes"])));
     assert_eq!(saved(&world, "ip6tables-save"), BTreeSet::new());
-    // Pods' IPv4 egress is egress-cni's, and the table filter goes with it.
-    let is_egress = |l: &str| l.contains("CNI-E4") || l.starts_with("*filter ");
-    let wanted = expected_saved(&translation.all(&expected["iptables_save"]));
-    let without_egress = |lines: BTreeSet<String>| lines.into_iter().filter(|l| !is_egress(l)).collect::<BTreeSet<_>>();
-    assert_eq!(without_egress(saved(&world, "iptables-save")), without_egress(wanted));
+    // Pods' IPv4 egress is egress-cni's, which is not in the list here.
+    let ours = translation.all(&expected["iptables_save"]).into_iter().filter(|l| !l.contains("CNI-E4"));
+    assert_eq!(saved(&world, "iptables-save"), expected_saved(&ours.collect::<Vec<_>>()));
     world.close();
 }
