@@ -86,7 +86,7 @@ pub fn bring_up(mac: MacAddr, mtu: u32, patience: Duration) -> Result<LinkInfo, 
     Ok(link)
 }
 
-fn look(setup: &EniSetup, link: LinkInfo, kernel: &mut Kernel) -> Result<EniFacts, Error> {
+pub(crate) fn look(setup: &EniSetup, link: LinkInfo, kernel: &mut Kernel) -> Result<EniFacts, Error> {
     let family = Family::of(setup.primary_ip);
     let addresses = kernel.addresses(Side::Host, family, link.index)?;
     let mut routes = kernel.routes(Side::Host, family, setup.table, Some(link.index))?;
@@ -204,7 +204,7 @@ fn plan_addresses(device: &str, own: IpPrefix, existing: &[AddressInfo]) -> Vec<
     steps
 }
 
-fn is_global_unicast(address: IpAddr) -> bool {
+pub(crate) fn is_global_unicast(address: IpAddr) -> bool {
     let outside = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     match address {
         IpAddr::V4(v4) => !outside && !v4.is_link_local() && !v4.is_broadcast(),

@@ -240,7 +240,9 @@ impl Kernel {
                 Request::add_neighbour(self.index(side, device)?, *address, *mac)
             }
             // Handled one by one, never part of a message.
-            Op::LinkAddVeth(_) | Op::Sysctl { .. } | Op::WaitDad { .. } => return Err(Errno::INVAL),
+            Op::LinkAddVeth(_) | Op::LinkRename { .. } | Op::Sysctl { .. } | Op::WaitDad { .. } => {
+                return Err(Errno::INVAL);
+            }
         })
     }
 
@@ -253,8 +255,33 @@ impl Kernel {
             (Op::LinkAddVeth(pair), _) => Some(self.add_veth(pair)),
             (Op::Sysctl { key, value }, Side::Host) => Some(sysctl::set(key, value)),
             (Op::Sysctl { key, value }, Side::Container) => Some(self.set_in_pod(key, value)),
+            (Op::LinkRename { device, name }, side) => Some(self.rename(side, device, name)),
             (Op::WaitDad { device, timeout }, side) => Some(self.wait_dad(side, device, *timeout)),
             _ => None,
+        }
+    }
+
+    fn rename(&mut self, side: Side, device: &str, name: &str) -> Result<(), Errno> {
+        let index = self.index(side, device)?;
+        self.forget(side, device);
+        self.forget(side, name);
+        let socket = self.socket(side)?;
+        match socket.call(Request::rename_link(index, name)) {
+            Err(Errno::BUSY) => {
+                let steps = [
+                    Request::set_link_down(device),
+                    Request::rename_link(index, name),
+                    // Whichever name it has now, it is not to stay down.
+                    Request::set_link_up(name),
+                ];
+                let mut outcomes = socket.batch(&steps)?;
+                let renamed = outcomes.remove(1).map(drop);
+                if renamed.is_err() {
+                    socket.call(Request::set_link_up(device))?;
+                }
+                renamed
+            }
+            other => other.map(drop),
         }
     }
 

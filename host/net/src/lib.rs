@@ -15,6 +15,8 @@
 //! | [`nft`] | connmark rules as a table of nftables | 04 §11.3 |
 //! | [`pods`] | pods as the host shows them, and what dead ones left | 02 §6.7, §7; 04 §12 |
 //! | [`links`] | interfaces, and news of them | 04 §9 |
+//! | [`news`], [`repair`] | what others change, and how it is put back | 04 §12.1 |
+//! | [`writes`] | how much was written | |
 //!
 //! | `testing` (feature) | what a host holds, compared with what it should hold | 05 §18 |
 //!
@@ -36,16 +38,21 @@ pub mod names;
 pub mod netlink;
 pub mod netns;
 #[cfg(feature = "host")]
+pub mod news;
+#[cfg(feature = "host")]
 pub mod nft;
 pub mod plan;
 pub mod pod;
 pub mod pods;
 pub mod prefix;
+#[cfg(feature = "host")]
+pub mod repair;
 pub mod rule;
 pub mod sysctl;
 pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod writes;
 
 pub use error::Error;
 pub use mac::MacAddr;

@@ -16,7 +16,8 @@ pub const STRICT_BRANCH_PREFIX: &str = "vlan";
 
 const DUMMY_PREFIX: &str = "dummy";
 const EXTRA_INTERFACE_PREFIX: &str = "mNicIf";
-const SUFFIX_LENGTH: usize = 11;
+/// How long a [`suffix`] is.
+pub const SUFFIX_LENGTH: usize = 11;
 
 /// The part of a host veth's name that identifies the pod: 11 hex digits of SHA-1(`<namespace>.<pod>`).
 ///

@@ -101,6 +101,11 @@ pub enum Op {
         device: String,
         mtu: u32,
     },
+    /// Gives an interface another name. Kernels before 6.2 do that only while it is down: it then loses its routes.
+    LinkRename {
+        device: String,
+        name: String,
+    },
     AddressAdd {
         device: String,
         address: IpPrefix,
@@ -206,7 +211,14 @@ impl Step {
     /// May share a message to the kernel with its neighbours.
     fn batchable(&self) -> bool {
         self.attempts == 1
-            && !matches!(self.op, Op::LinkAddVeth(_) | Op::LinkAddVlan(_) | Op::Sysctl { .. } | Op::WaitDad { .. })
+            && !matches!(
+                self.op,
+                Op::LinkAddVeth(_)
+                    | Op::LinkAddVlan(_)
+                    | Op::LinkRename { .. }
+                    | Op::Sysctl { .. }
+                    | Op::WaitDad { .. }
+            )
     }
 
     fn error(&self, errno: Errno) -> Error {
@@ -361,6 +373,7 @@ impl fmt::Display for Op {
             Self::LinkDel { device } => write!(f, "link delete {device}"),
             Self::LinkUp { device } => write!(f, "link set {device} up"),
             Self::LinkMtu { device, mtu } => write!(f, "link set {device} mtu {mtu}"),
+            Self::LinkRename { device, name } => write!(f, "link set {device} name {name}"),
             Self::AddressAdd { device, address } => write!(f, "address add {address} dev {device}"),
             Self::AddressDel { device, address } => write!(f, "address delete {address} dev {device}"),
             Self::RouteAdd(route) => write!(f, "route add {route}"),

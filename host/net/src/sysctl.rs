@@ -4,6 +4,8 @@ use std::fs;
 
 use rustix::io::Errno;
 
+use crate::writes;
+
 /// Sets a key such as `net/ipv4/conf/eth0/rp_filter`, unless it has the value already.
 ///
 /// # Errors
@@ -12,6 +14,7 @@ pub fn set(key: &str, value: &str) -> Result<(), Errno> {
     if get(key)? == value {
         return Ok(());
     }
+    writes::count(|w| w.settings += 1);
     fs::write(path(key), value).map_err(|error| errno(&error))
 }
 

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use crate::error::Error;
+use crate::writes;
 
 /// Which kernel interface the programs use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,7 @@ impl Programs {
     }
 
     pub(super) fn restore(&self, script: &str) -> Result<(), Error> {
+        writes::count(|w| w.firewall += 1);
         run(&format!("{}-restore", self.iptables), &["--noflush", "--wait"], Some(script)).map(drop)
     }
 }

@@ -22,16 +22,16 @@ pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
+pub(crate) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
+pub(crate) const RTM_NEWRULE: u16 = 32;
+pub(crate) const RTM_DELRULE: u16 = 33;
 const RTM_GETRULE: u16 = 34;
 
 /// A request without its netlink header.
@@ -47,6 +47,11 @@ impl Request {
         let mut body = vec![0; message.buffer_len()];
         message.emit(&mut body);
         Self { kind, flags, body }
+    }
+
+    /// Whether it asks for a change: the kernel numbers the four requests of each kind of object alike.
+    pub(super) fn is_write(&self) -> bool {
+        self.kind & 3 != 2
     }
 
     /// Makes a veth pair in the socket's namespace, the peer in `peer_namespace` (spec 04 §4.2 step 1).
@@ -101,6 +106,21 @@ impl Request {
         let mut link = named(device);
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
+        Self::new(RTM_SETLINK, 0, &link)
+    }
+
+    #[must_use]
+    pub fn set_link_down(device: &str) -> Self {
+        let mut link = named(device);
+        link.header.change_mask = LinkFlags::Up;
+        Self::new(RTM_SETLINK, 0, &link)
+    }
+
+    /// By index: its name is what changes.
+    #[must_use]
+    pub fn rename_link(index: u32, name: &str) -> Self {
+        let mut link = named(name);
+        link.header.index = index;
         Self::new(RTM_SETLINK, 0, &link)
     }
 

@@ -17,6 +17,7 @@ use netlink_sys::{Socket as RawSocket, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use crate::writes;
 use message::Request;
 
 const HEADER_BYTES: usize = 16;
@@ -66,6 +67,8 @@ impl Socket {
             let ack = if index == last { NLM_F_ACK } else { 0 };
             self.put(&mut out, request, ack);
         }
+        let changes = requests.iter().filter(|r| r.is_write()).count();
+        writes::count(|w| w.netlink += changes as u64);
         self.send(&out)?;
 
         let mut outcomes: Vec<Result<Vec<Object>, Errno>> = requests.iter().map(|_| Ok(Vec::new())).collect();

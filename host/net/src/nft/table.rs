@@ -228,6 +228,7 @@ impl Nftables {
         }
         let last = self.sequence;
         self.put(&mut out, BATCH_END, 0, 0, SUBSYSTEM, &Writer::default());
+        crate::writes::count(|w| w.firewall += 1);
         self.raw.send(&out, 0).map_err(|e| errno(&e))?;
         let mut failure = None;
         loop {

@@ -13,6 +13,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::LinkDel { .. } => "link_del",
         Op::LinkUp { .. } => "link_up",
         Op::LinkMtu { .. } => "link_mtu",
+        Op::LinkRename { .. } => "link_rename",
         Op::AddressAdd { .. } => "addr_add",
         Op::AddressDel { .. } => "addr_del",
         Op::RouteAdd(_) => "route_add",
@@ -38,6 +39,7 @@ pub(super) fn step(step: &Step, in_pod: bool) -> Value {
         }
         Op::LinkDel { device } | Op::LinkUp { device } => json!({"dev": device}),
         Op::LinkMtu { device, mtu } => json!({"dev": device, "mtu": mtu}),
+        Op::LinkRename { device, name } => json!({"dev": device, "name": name}),
         Op::AddressAdd { device, address } | Op::AddressDel { device, address } => {
             json!({"dev": device, "address": address.to_string()})
         }
