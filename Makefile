@@ -25,7 +25,7 @@ build: setup
 	cargo build --locked --workspace --all-targets
 
 plugin: setup
-	cni/aws-cni/build.sh
+	cni/build.sh
 
 demo:
 	@tests/demo/run.sh --check

@@ -70,7 +70,7 @@ ring sim tests $(targets reservoir-sim reservoir-cloud reservoir-kube reservoir-
 # shellcheck disable=SC2046
 ring pool tests $(targets properties)
 # shellcheck disable=SC2046
-ring kernel tests $(targets reservoir-net aws-cni)
+ring kernel tests $(targets reservoir-net aws-cni egress-cni)
 # shellcheck disable=SC2046
 ring e2e tests $(targets ring)
 ring moto tests/moto/run.sh

@@ -10,7 +10,7 @@
 #
 #   IPAMD_SOCKET=/run/node/ipamd.sock NODE_NETNS=node tests/cnitool/run.sh
 #
-# Other settings: CNI_BIN (the directory of aws-cni, default target/cni), PLUGIN_PATH (of portmap, default /usr/lib/cni),
+# Other settings: CNI_BIN (the directory of our plugins, default target/cni), PLUGIN_PATH (of portmap, default /usr/lib/cni),
 # CNITOOL (default target/cnitool/cnitool, installed there by go), SCRIPTED_IPAMD (default: built).
 set -u
 cd "$(dirname "$0")/../.."
@@ -41,9 +41,7 @@ if [ ! -x "$CNITOOL" ]; then
     GOBIN=$(dirname "$CNITOOL") go install "github.com/containernetworking/cni/cnitool@$CNITOOL_VERSION" ||
         skip "go cannot build cnitool $CNITOOL_VERSION"
 fi
-[ -x "$CNI_BIN/aws-cni" ] || cni/aws-cni/build.sh >/dev/null || {
-    fail "cni/aws-cni/build.sh"
-}
+[ -x "$CNI_BIN/aws-cni" ] && [ -x "$CNI_BIN/egress-cni" ] || cni/build.sh >/dev/null || fail "cni/build.sh"
 
 work=$(mktemp -d)
 pod=rsv-cnitool-$$-pod
@@ -99,6 +97,7 @@ ip netns add "$pod" || fail "cannot make namespace $pod"
 
 # The shipped list with its placeholders filled in; unlike the shipped one it has CHECK turned on.
 sed -e 's/__VETHPREFIX__/eni/; s/__MTU__/9001/; s/__PODSGENFORCINGMODE__/strict/; s/__PLUGINLOGLEVEL__/debug/' \
+    -e 's/__EGRESSPLUGINENABLED__/false/' \
     -e "s|__PLUGINLOGFILE__|$work/plugin.log|" -e 's/"disableCheck": true/"disableCheck": false/' \
     -e "s|\"type\": \"aws-cni\",|&\"ipamdSocket\": \"$IPAMD_SOCKET\",|" deploy/10-aws.conflist >"$work/aws.conflist"
 

@@ -47,7 +47,7 @@ if [ -z "${BRANCH_TESTS:-}" ]; then
         jq -r 'select(.profile.test == true and .target.name == "branch") | .executable') || fail "the tests do not build"
 fi
 [ -x "$BRANCH_TESTS" ] || fail "no test program: $BRANCH_TESTS"
-[ -x "$AWS_CNI" ] || cni/aws-cni/build.sh >/dev/null || fail "cni/aws-cni/build.sh"
+[ -x "$AWS_CNI" ] || cni/build.sh aws-cni >/dev/null || fail "cni/build.sh"
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT

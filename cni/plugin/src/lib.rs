@@ -95,6 +95,8 @@ pub struct Call<'a> {
     pub header: Header,
     /// Its version, and that of the result.
     pub version: CniVersion,
+    /// The network configuration as it came, for a plugin that passes it on.
+    pub stdin: &'a [u8],
 }
 
 /// What the process leaves behind.
@@ -141,24 +143,24 @@ fn dispatch(plugin: &dyn Plugin, env: &Environment, stdin: &mut dyn Read) -> Res
             let version = header.version()?;
             // The other way round from DEL: a pod wired into the host's own namespace cannot be taken back.
             refuse_own_namespace(plugin, env)?;
-            plugin.add(Call { env, header, version })
+            plugin.add(Call { env, header, version, stdin: &text })
         }
         Command::Del => {
             let version = header.version()?;
-            plugin.del(Call { env, header, version })?;
+            plugin.del(Call { env, header, version, stdin: &text })?;
             refuse_own_namespace(plugin, env).map(nothing)
         }
         Command::Check => {
             let version = since(&header, CniVersion::V0_4_0)?;
-            plugin.check(Call { env, header, version }).map(nothing)
+            plugin.check(Call { env, header, version, stdin: &text }).map(nothing)
         }
         Command::Status => {
             let version = since(&header, CniVersion::V1_1_0)?;
-            plugin.status(Call { env, header, version }).map(nothing)
+            plugin.status(Call { env, header, version, stdin: &text }).map(nothing)
         }
         Command::Gc => {
             let version = since(&header, CniVersion::V1_1_0)?;
-            plugin.gc(Call { env, header, version }).map(nothing)
+            plugin.gc(Call { env, header, version, stdin: &text }).map(nothing)
         }
         // VERSION has been answered above.
         Command::Unknown | Command::Version => Err(Error::UnknownCommand(env.command.clone())),

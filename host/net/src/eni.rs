@@ -197,7 +197,7 @@ fn plan_addresses(device: &str, own: IpPrefix, existing: &[AddressInfo]) -> Vec<
         })
         .collect();
     if missing {
-        let op = Op::AddressAdd { device: device.to_owned(), address: own };
+        let op = Op::AddressAdd { device: device.to_owned(), address: own, scope: Scope::Universe, broadcast: None };
         steps
             .push(Step::host(op).tolerate(&[Errno::EXIST]).context(format!("failed to add IP addr {own} to {device}")));
     }

@@ -229,7 +229,9 @@ impl Kernel {
             }
             Op::LinkUp { device } => Request::set_link_up(device),
             Op::LinkMtu { device, mtu } => Request::set_link_mtu(device, *mtu),
-            Op::AddressAdd { device, address } => Request::add_address(self.index(side, device)?, *address),
+            Op::AddressAdd { device, address, scope, broadcast } => {
+                Request::add_address(self.index(side, device)?, *address, *scope, *broadcast)
+            }
             Op::AddressDel { device, address } => Request::delete_address(self.index(side, device)?, *address),
             Op::RouteAdd(route) => Request::add_route(route, self.device_of(side, route.device.as_deref())?),
             Op::RouteReplace(route) => Request::replace_route(route, self.device_of(side, route.device.as_deref())?),

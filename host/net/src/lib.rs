@@ -9,6 +9,7 @@
 //! | [`table`] | which route table belongs to which interface | 04 §7 |
 //! | [`pod`] | wiring of a pod: set up, check, tear down | 04 §4, §5 |
 //! | [`branch`] | pods with an interface of their own in EC2 (security groups for pods) | 04 §6 |
+//! | [`egress`] | a way out in the other address family | 04 §14 |
 //! | [`host`] | the node at start | 04 §8 |
 //! | [`eni`] | secondary interfaces | 04 §9 |
 //! | [`iptables`] | SNAT, mangle and connmark rules | 04 §10, §11.1, §11.2, §12.1 |
@@ -20,9 +21,12 @@
 //!
 //! | `testing` (feature) | what a host holds, compared with what it should hold | 05 §18 |
 //!
-//! The CNI plugin takes this crate with `default-features = false`: `names`, `table`, `pod`, `pods`, `branch` and what they stand on.
+//! `aws-cni` takes this crate with `default-features = false`: `names`, `table`, `pod`, `pods`, `branch` and what they
+//! stand on.
 
 pub mod branch;
+#[cfg(feature = "host")]
+pub mod egress;
 #[cfg(feature = "host")]
 pub mod eni;
 pub mod error;

@@ -59,6 +59,12 @@ pub fn dummy(namespace: &str, pod: &str) -> String {
     host_veth(DUMMY_PREFIX, namespace, pod, 0)
 }
 
+/// A name for the host end of an egress pair: `veth` and 8 hex digits (spec 04 §14.3).
+#[must_use]
+pub fn egress_veth(random: [u8; 4]) -> String {
+    format!("veth{:08x}", u32::from_be_bytes(random))
+}
+
 /// Why the kernel would refuse an interface name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {

@@ -1,7 +1,7 @@
 //! Changes as values, and how a list of them is carried out.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -48,6 +48,8 @@ pub enum Scope {
     Universe,
     /// On the link.
     Link,
+    /// On this host.
+    Host,
     /// In a deletion: however far it is (spec 04 §19).
     Nowhere,
 }
@@ -109,6 +111,9 @@ pub enum Op {
     AddressAdd {
         device: String,
         address: IpPrefix,
+        scope: Scope,
+        /// Of the subnet.
+        broadcast: Option<Ipv4Addr>,
     },
     AddressDel {
         device: String,
@@ -344,6 +349,7 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Self::Universe => "universe",
             Self::Link => "link",
+            Self::Host => "host",
             Self::Nowhere => "nowhere",
         })
     }
@@ -374,7 +380,7 @@ impl fmt::Display for Op {
             Self::LinkUp { device } => write!(f, "link set {device} up"),
             Self::LinkMtu { device, mtu } => write!(f, "link set {device} mtu {mtu}"),
             Self::LinkRename { device, name } => write!(f, "link set {device} name {name}"),
-            Self::AddressAdd { device, address } => write!(f, "address add {address} dev {device}"),
+            Self::AddressAdd { device, address, .. } => write!(f, "address add {address} dev {device}"),
             Self::AddressDel { device, address } => write!(f, "address delete {address} dev {device}"),
             Self::RouteAdd(route) => write!(f, "route add {route}"),
             Self::RouteReplace(route) => write!(f, "route replace {route}"),

@@ -58,6 +58,12 @@ impl IpPrefix {
         self.length
     }
 
+    /// The block it is in: host bits zero.
+    #[must_use]
+    pub fn network(self) -> Self {
+        IpNet::new(self.address, self.length).into()
+    }
+
     #[must_use]
     pub fn is_host(self) -> bool {
         self.length == bits(self.address)

@@ -90,9 +90,28 @@ impl Programs {
     }
 }
 
-fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, Error> {
-    let failed = |message: String| Error::Command { program: program.to_owned(), message };
-    let cannot = |e: std::io::Error| failed(format!("cannot be run: {e}; is iptables installed?"));
+/// Runs a program to its end and returns what it printed.
+///
+/// # Errors
+/// [`Error::Command`], with what it said on stderr.
+pub(crate) fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, Error> {
+    printed(program, output(program, arguments, input)?)
+}
+
+/// As [`run`], for a question about something that may be absent: what iptables says with exit code 1.
+///
+/// # Errors
+/// As `run`.
+pub(crate) fn look(program: &str, arguments: &[&str]) -> Result<Option<String>, Error> {
+    let output = output(program, arguments, None)?;
+    if output.status.code() == Some(1) { Ok(None) } else { printed(program, output).map(Some) }
+}
+
+fn output(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Output, Error> {
+    let cannot = |error: std::io::Error| Error::Command {
+        program: program.to_owned(),
+        message: format!("cannot be run: {error}; is iptables installed?"),
+    };
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = Command::new(program)
         .args(arguments)
@@ -105,12 +124,16 @@ fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String,
     // Our scripts are far smaller than what the program reads before it answers. If it dies first, its exit tells more
     // than the broken pipe.
     let _broken_pipe = input.zip(child.stdin.take()).map(|(text, mut pipe)| pipe.write_all(text.as_bytes()));
-    let Output { status, stdout, stderr } = child.wait_with_output().map_err(cannot)?;
-    if !status.success() {
-        let stderr = String::from_utf8_lossy(&stderr);
-        return Err(failed(format!("{status}: {}", stderr.trim())));
+    child.wait_with_output().map_err(cannot)
+}
+
+fn printed(program: &str, output: Output) -> Result<String, Error> {
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let message = format!("{}: {}", output.status, stderr.trim());
+        return Err(Error::Command { program: program.to_owned(), message });
     }
-    Ok(String::from_utf8_lossy(&stdout).into_owned())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

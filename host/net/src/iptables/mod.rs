@@ -5,7 +5,7 @@
 //! by one `iptables-restore --noflush` per table, which the kernel takes as a whole or not at all. A run that finds
 //! everything right writes nothing, so there is no moment without SNAT. Rules of others are never touched.
 
-mod command;
+pub(crate) mod command;
 pub mod desired;
 pub mod diff;
 mod once;

@@ -92,6 +92,14 @@ impl Rule {
                         rest.extend([option.clone(), answer.to_owned()]);
                     }
                 }
+                // Options of the target may follow it: it has one place, too.
+                "--comment" => {
+                    let comment = words.next().cloned().unwrap_or_default();
+                    if rest.last().is_some_and(|w| w == "comment") {
+                        rest.truncate(rest.len() - 2);
+                    }
+                    selectors.push((usize::MAX, vec!["--comment".to_owned(), comment]));
+                }
                 "--nfmask" | "--ctmask" => rest.extend([option.clone(), mark(words.next(), "")]),
                 _ => rest.push(option.clone()),
             }

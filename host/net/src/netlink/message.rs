@@ -1,6 +1,6 @@
 //! Requests to the kernel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -147,8 +147,16 @@ impl Request {
     }
 
     #[must_use]
-    pub fn add_address(index: u32, address: IpPrefix) -> Self {
-        Self::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &address_message(index, address))
+    pub fn add_address(index: u32, address: IpPrefix, scope: Scope, broadcast: Option<Ipv4Addr>) -> Self {
+        let mut message = address_message(index, address);
+        message.header.scope = match scope {
+            Scope::Universe => AddressScope::Universe,
+            Scope::Link => AddressScope::Link,
+            Scope::Host => AddressScope::Host,
+            Scope::Nowhere => AddressScope::Nowhere,
+        };
+        message.attributes.extend(broadcast.map(AddressAttribute::Broadcast));
+        Self::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &message)
     }
 
     #[must_use]
@@ -263,6 +271,7 @@ fn new_route(route: &Route, index: Option<u32>) -> RouteMessage {
     message.header.scope = match route.scope {
         Scope::Universe => RouteScope::Universe,
         Scope::Link => RouteScope::Link,
+        Scope::Host => RouteScope::Host,
         Scope::Nowhere => RouteScope::NoWhere,
     };
     match u8::try_from(route.table) {

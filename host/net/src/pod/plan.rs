@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{PodAddress, PodInterface};
 use crate::mac::MacAddr;
-use crate::plan::{Op, Route, Step, VethPair};
+use crate::plan::{Op, Route, Scope, Step, VethPair};
 use crate::prefix::IpPrefix;
 use crate::rule::Rule;
 use crate::table;
@@ -99,7 +99,7 @@ fn container_steps(name: &str, host_veth: &str, address: IpAddr, index: usize, h
     steps.extend([
         Step::container(Op::RouteAdd(Route::default_via(gateway, name, table)))
             .context("setup NS network: failed to add default route"),
-        Step::container(Op::AddressAdd { device: device(), address: own })
+        Step::container(Op::AddressAdd { device: device(), address: own, scope: Scope::Universe, broadcast: None })
             .context(format!("setup NS network: failed to add IP addr to {name:?}")),
         Step::container(Op::NeighbourAdd { device: device(), address: gateway, mac: host_mac })
             .context("setup NS network: failed to add static ARP"),

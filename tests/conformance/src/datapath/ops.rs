@@ -40,7 +40,7 @@ pub(super) fn step(step: &Step, in_pod: bool) -> Value {
         Op::LinkDel { device } | Op::LinkUp { device } => json!({"dev": device}),
         Op::LinkMtu { device, mtu } => json!({"dev": device, "mtu": mtu}),
         Op::LinkRename { device, name } => json!({"dev": device, "name": name}),
-        Op::AddressAdd { device, address } | Op::AddressDel { device, address } => {
+        Op::AddressAdd { device, address, .. } | Op::AddressDel { device, address } => {
             json!({"dev": device, "address": address.to_string()})
         }
         Op::RouteAdd(r) | Op::RouteReplace(r) | Op::RouteDel(r) => route(r),
