@@ -5,6 +5,7 @@
 
 mod branch;
 mod conflist;
+mod egress;
 mod fake;
 mod iptables;
 mod nft;
@@ -120,7 +121,7 @@ fn outcome(case: &Case) -> Outcome {
         "branch_setup" => branch::setup(case),
         "branch_teardown" => branch::teardown(case),
         "connmark_nft" => nft::connmark(case),
-        "egress" => skip("egress-cni comes later"),
+        "egress" => egress::egress(case),
         "conflist" => conflist::rendered(case),
         "snapshot" => snapshot::snapshot(case),
         category => skip(&format!("no suite here knows the category {category:?}")),
