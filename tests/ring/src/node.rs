@@ -19,7 +19,7 @@ use reservoir_kube::testing::Objects;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-pub use self::options::{Options, STANDARD_PLUGINS, target_dir};
+pub use self::options::{EGRESS_ADDRESSES, Options, STANDARD_PLUGINS, target_dir};
 pub use self::pods::Pod;
 use crate::cluster::Cluster;
 use crate::cni::Cni;
@@ -84,11 +84,21 @@ impl Node {
             in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"])?;
         }
         let socket = dir.path().join("ipamd.sock");
-        let list = options.conflist(&socket, dir.path());
+        let egress = options.egress.then(|| primary_address(&netns, !options.is_ipv6())).transpose()?;
+        if egress.is_some_and(|node| node.is_ipv6()) {
+            // The init container's where ENABLE_V6_EGRESS is set.
+            in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"])?;
+        }
+        let list = options.conflist(&socket, dir.path(), egress);
         let plugin_dir = dir.path().join("bin");
         fs::create_dir_all(&plugin_dir)?;
         fs::copy(&options.plugin, plugin_dir.join("aws-cni"))
-            .with_context(|| format!("{} is missing; run cni/aws-cni/build.sh", options.plugin.display()))?;
+            .with_context(|| format!("{} is missing; run cni/build.sh", options.plugin.display()))?;
+        if options.egress {
+            let plugin = options.plugin.with_file_name("egress-cni");
+            fs::copy(&plugin, plugin_dir.join("egress-cni"))
+                .with_context(|| format!("{} is missing; run cni/build.sh", plugin.display()))?;
+        }
         let cni = Cni::new(&list, &[&plugin_dir, Path::new(STANDARD_PLUGINS)], &netns)?;
         Ok(Self { options, tag, dir, sim, ec2, imds, daemon: None, cluster: None, cni, pods: Vec::new() })
     }
@@ -142,10 +152,15 @@ impl Node {
     /// # Errors
     /// It has none.
     pub fn address(&self) -> Result<IpAddr> {
-        let (family, word) = if self.is_ipv6() { ("-6", "inet6") } else { ("-4", "inet") };
-        let text = in_netns(&self.netns(), "ip", &[family, "-o", "addr", "show", "eth0", "scope", "global"])?;
-        let address = text.split_whitespace().skip_while(|w| *w != word).nth(1).and_then(|a| a.split('/').next());
-        Ok(address.ok_or_else(|| anyhow!("eth0 has no address: {text}"))?.parse()?)
+        primary_address(&self.netns(), self.is_ipv6())
+    }
+
+    /// The node's own address of the other family: what pods leave by with `egress-cni`.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn other_address(&self) -> Result<IpAddr> {
+        primary_address(&self.netns(), !self.is_ipv6())
     }
 
     fn is_ipv6(&self) -> bool {
@@ -174,6 +189,14 @@ impl Node {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The address of a node's primary interface.
+fn primary_address(netns: &str, ipv6: bool) -> Result<IpAddr> {
+    let (family, word) = if ipv6 { ("-6", "inet6") } else { ("-4", "inet") };
+    let text = in_netns(netns, "ip", &[family, "-o", "addr", "show", "eth0", "scope", "global"])?;
+    let address = text.split_whitespace().skip_while(|w| *w != word).nth(1).and_then(|a| a.split('/').next());
+    Ok(address.ok_or_else(|| anyhow!("eth0 has no {word} address: {text}"))?.parse()?)
 }
 
 impl Drop for Node {

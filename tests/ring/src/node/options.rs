@@ -1,5 +1,6 @@
 //! How a node is made, and its plugins' configuration list.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -19,7 +20,9 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The plugin `aws-cni`.
     pub plugin: PathBuf,
-    /// Chain Debian's portmap behind it.
+    /// Chain `egress-cni`, which is beside it, behind it: a way out in the other family than the pods'.
+    pub egress: bool,
+    /// Chain Debian's portmap behind them.
     pub portmap: bool,
 }
 
@@ -37,6 +40,7 @@ impl Options {
             sim: Vec::new(),
             binaries: path("RING_BINARIES", target.join("debug")),
             plugin: path("RING_PLUGIN", target.join("cni/aws-cni")),
+            egress: false,
             portmap: false,
         }
     }
@@ -56,7 +60,8 @@ impl Options {
     }
 
     /// The list of `deploy/10-aws.conflist` with its placeholders filled in.
-    pub(super) fn conflist(&self, socket: &Path, dir: &Path) -> String {
+    /// `egress` is the node's address that pods leave by.
+    pub(super) fn conflist(&self, socket: &Path, dir: &Path, egress: Option<IpAddr>) -> String {
         let mut plugins = vec![json!({
             "name": "aws-cni",
             "type": "aws-cni",
@@ -68,12 +73,35 @@ impl Options {
             "ipamdSocket": socket,
             "capabilities": {"io.kubernetes.cri.pod-annotations": true},
         })];
+        if let Some(node) = egress {
+            let (subnet, route) =
+                if node.is_ipv4() { ("169.254.172.0/22", "0.0.0.0/0") } else { ("fd00::ac:00/118", "::/0") };
+            plugins.push(json!({
+                "name": "egress-cni",
+                "type": "egress-cni",
+                "mtu": self.pod_mtu(),
+                "enabled": "true",
+                "randomizeSNAT": "prng",
+                "nodeIP": node,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{"subnet": subnet}]],
+                    "routes": [{"dst": route}],
+                    "dataDir": dir.join(EGRESS_ADDRESSES),
+                },
+                "pluginLogFile": dir.join("egress.log"),
+                "pluginLogLevel": "DEBUG",
+            }));
+        }
         if self.portmap {
             plugins.push(json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}));
         }
         json!({"cniVersion": "0.4.0", "name": "aws-cni", "disableCheck": true, "plugins": plugins}).to_string()
     }
 }
+
+/// Where `host-local` keeps the egress addresses, in the node's directory.
+pub const EGRESS_ADDRESSES: &str = "egress-ipam";
 
 /// Cargo's target directory of this tree.
 #[must_use]

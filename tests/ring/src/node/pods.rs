@@ -104,13 +104,13 @@ impl Node {
             }
             for line in in_netns(&ns, "ip", &[family, "route"])?.lines() {
                 // Link-local routes are the kernel's and go with the link.
-                if line.contains(" dev eni") && !line.starts_with("fe80::/64 ") {
+                if (line.contains(" dev eni") || line.contains(" dev veth")) && !line.starts_with("fe80::/64 ") {
                     traces.push(format!("route {family} {line}"));
                 }
             }
         }
         for line in in_netns(&ns, "ip", &["-o", "link"])?.lines() {
-            if line.split_whitespace().nth(1).is_some_and(|n| n.starts_with("eni")) {
+            if line.split_whitespace().nth(1).is_some_and(|n| n.starts_with("eni") || n.starts_with("veth")) {
                 traces.push(format!("link {line}"));
             }
         }
