@@ -10,18 +10,11 @@ struct Missing {
     message: &'static str,
 }
 
-const MISSING: &[Missing] = &[
-    Missing {
-        variable: "ENABLE_V6_EGRESS",
-        wanted: |c| c.modes.v6_egress,
-        message: "IPv6 egress is not in this release; pods get IPv4 only",
-    },
-    Missing {
-        variable: "NETWORK_POLICY_ENFORCING_MODE",
-        wanted: |c| c.datapath.network_policy_mode.as_deref().is_some_and(|m| !m.eq_ignore_ascii_case("none")),
-        message: "network policies are not enforced in this release",
-    },
-];
+const MISSING: &[Missing] = &[Missing {
+    variable: "NETWORK_POLICY_ENFORCING_MODE",
+    wanted: |c| c.datapath.network_policy_mode.as_deref().is_some_and(|m| !m.eq_ignore_ascii_case("none")),
+    message: "network policies are not enforced in this release",
+}];
 
 pub(super) fn check(config: &Config, reader: &Reader<'_>) {
     for missing in MISSING.iter().filter(|m| (m.wanted)(config)) {

@@ -345,7 +345,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("on: a warning at start"),
+        here: Now,
         effect: "IPv4 cluster: give pods an IPv6 egress interface from fd00::ac:00/118.",
     },
     Variable {
