@@ -19,6 +19,8 @@ pub(super) struct Assign {
     last_try: bool,
     /// EC2 has refused once: the try with 1 is under way.
     refused: bool,
+    /// The first job that had not begun when its call was made.
+    before: JobId,
     /// EC2 said that the interface is fuller than we knew: its real addresses are being read.
     resync: bool,
 }
@@ -58,8 +60,17 @@ impl Manager {
         let count = self.within_free(now, &subnet, a.unit, a.count.min(free), 0);
         let request = Request::AssignPrivateIpAddresses { eni: a.eni.clone(), unit: a.unit, count };
         let eni = a.eni.clone();
-        let job =
-            Assign { card, eni, subnet, unit: a.unit, count, last_try: count == 1, refused: false, resync: false };
+        let job = Assign {
+            card,
+            eni,
+            subnet,
+            unit: a.unit,
+            count,
+            last_try: count == 1,
+            refused: false,
+            before: self.next_job,
+            resync: false,
+        };
         let id = self.start(Job::Assign(job));
         self.call(now, id, request);
         Ok(())
@@ -71,7 +82,7 @@ impl Manager {
                 self.growth.succeed();
                 self.refused.granted(&job.subnet, job.unit);
                 self.took_from(&job.subnet, addresses.len(), prefixes.len());
-                self.put_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes), false);
+                self.put_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes), Some(job.before));
                 if job.refused {
                     // The subnet runs dry: what it still has is worth knowing before the next request.
                     self.subnets_wanted = true;
@@ -110,6 +121,7 @@ impl Manager {
                 ErrorKind::NoFreeAddress | ErrorKind::NoFreePrefix | ErrorKind::Refused if !job.last_try => {
                     job.last_try = true;
                     job.refused = true;
+                    job.before = self.next_job;
                     job.count = 1;
                     let request = Request::AssignPrivateIpAddresses { eni: job.eni.clone(), unit: job.unit, count: 1 };
                     self.jobs.insert(id, Job::Assign(job));
@@ -144,27 +156,29 @@ impl Manager {
 
     /// Puts listed blocks of an interface into the store and gives them to those who wait. Known ones are passed over.
     pub(super) fn add_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet]) {
-        self.put_blocks(now, eni, unit, nets, true);
+        self.put_blocks(now, eni, unit, nets, None);
     }
 
-    /// `listed`: EC2 lists what a call under way has assigned before it answers that call. It counts once, as here, and
-    /// as asked for.
-    fn put_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet], listed: bool) {
+    /// `given`: by a call that was made before that job had begun. Otherwise EC2 lists them: it does so of what a call under
+    /// way has assigned before it answers that call; that counts once, as here, and as asked for.
+    fn put_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet], given: Option<JobId>) {
         for net in nets {
             let text = net.to_string();
-            let release = self.jobs.values_mut().find_map(|job| match job {
-                Job::Release(release) if release.holds(eni, &text) => Some(release),
+            let release = self.jobs.iter_mut().find_map(|(id, job)| match job {
+                Job::Release(release) if release.holds(eni, &text) => Some((*id, release)),
                 _ => None,
             });
             match release {
-                // It can have been given anew only because the call under way has had its effect.
-                Some(release) if !listed && release.is_first_try() => release.done_with(*net),
+                // What was given after that call was made, was given because the call had had its effect.
+                Some((id, release)) if given.is_some_and(|before| id < before) && release.is_first_try() => {
+                    release.done_with(*net);
+                }
                 // Listed still, or given anew after an answer that was lost: the call under way takes it.
                 Some(_) => continue,
                 None => {}
             }
             self.got_again(eni, *net);
-            let early = listed && self.coming(eni, *net).is_some();
+            let early = given.is_none() && self.coming(eni, *net).is_some();
             let asked_as = if early { unit_of(*net) } else { unit };
             let wanted = asked_as != self.settings.unit;
             let store = self.cards.store_of(eni);

@@ -154,3 +154,21 @@ fn an_address_given_anew_before_its_release_was_answered_is_ours() {
         w.check();
     }
 }
+
+#[test]
+fn an_address_that_is_taken_back_after_it_was_asked_for_is_nobodys() {
+    // A restart: EC2 gives anew what the last run gave back, lists it, and is asked to take it back before it has answered.
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let returning = vec![("eni-0".to_owned(), "10.0.0.1/32".to_owned())];
+    let mut w = World::on(ec2, 1, Journal { returning, ..Journal::default() });
+    let now = w.now();
+    let growth = Growth::Assign(Assign { eni: "eni-0".to_owned(), unit: Unit::Ip, count: 1 });
+    w.m.start_growth(now, &growth).unwrap();
+    w.commands();
+    w.run(1);
+    assert_eq!(w.count("UnassignPrivateIpAddresses"), 1, "{:?}", w.calls);
+    w.run(20);
+    w.check();
+    assert_eq!(w.m.cards().stats(w.at).total, 1);
+}
