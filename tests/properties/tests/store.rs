@@ -98,7 +98,7 @@ struct Model {
     /// By network: interface, asked for, draining.
     cidrs: BTreeMap<IpNet, (u8, bool, bool)>,
     holds: BTreeMap<Key, IpAddr>,
-    /// When each address was given up, while its block is here.
+    /// When each address was given up. It cools where its block is, or turns up.
     released: BTreeMap<IpAddr, Duration>,
 }
 
@@ -255,9 +255,7 @@ impl Both {
                 let released = self.store.release(&key(pod), now);
                 same("release", released.as_ref().map(|r| r.ip).map_err(|e| *e), expected)?;
                 if let Ok(released) = released {
-                    if self.model.cidrs.keys().any(|net| net.contains(released.ip)) {
-                        self.model.released.insert(released.ip, now);
-                    }
+                    self.model.released.insert(released.ip, now);
                     self.changes.push(released.change);
                 }
             }
