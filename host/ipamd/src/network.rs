@@ -85,7 +85,7 @@ impl KernelNetwork {
                 Ok(_) => tracing::info!(program, wanted, "the rule that keeps node-local addresses to themselves"),
                 Err(error) if wanted => return Err(error.to_string()),
                 Err(error) => {
-                    tracing::debug!(program, "whether node-local addresses are blocked is not known: {error}")
+                    tracing::debug!(program, "whether node-local addresses are blocked is not known: {error}");
                 }
             }
         }
