@@ -278,6 +278,11 @@ impl<'a> Run<'a> {
         }
         for node in 0..self.nodes.len() {
             let (id, instance) = (self.nodes[node].id, self.nodes[node].config.instance.clone());
+            // Nobody but the node itself takes anything from its interfaces here.
+            let lost = self.world.score(id).lost_addresses;
+            if lost > 0 {
+                return Err(format!("{lost} pods of {instance} have lost their addresses"));
+            }
             // A node whose subnet is empty may be asking just now.
             for _ in 0..60 {
                 if self.world.busy(id) {

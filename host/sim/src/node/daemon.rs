@@ -7,7 +7,9 @@ use reservoir_core::checkpoint;
 use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, Instance, Request};
 use reservoir_core::kube::{EniConfig, EniConfigKeys, Feature, NodeFacts};
 use reservoir_core::limits::InstanceLimits;
-use reservoir_core::manager::{Add, Command, Decided, Event, Journal, Level, Manager, Now, Settings, Wanted};
+use reservoir_core::manager::{
+    Add, Command, Decided, Event, Journal, Level, Manager, Now, Reconciled, Settings, Wanted,
+};
 use reservoir_core::policy::{CreateEni, Family, Node};
 use reservoir_core::store::{Assigned, Key, PodMeta};
 
@@ -51,6 +53,8 @@ pub(super) enum Work {
         waiter: u64,
         outcome: Result<String, String>,
     },
+    /// EC2 and IMDS agree that addresses of so many pods are gone.
+    Lost(u64),
     /// The host dropped so many actions of a plan.
     Dropped(u64),
     Log(Level, String),
@@ -180,9 +184,14 @@ impl Daemon {
                 }
                 Command::Record(record) => Work::Dropped(record.dropped.len() as u64),
                 Command::Log { level, text } => Work::Log(level, text),
+                Command::Reconciled { what: Reconciled::AddressLost, items } => Work::Lost(items),
                 // What nobody answers and nothing here depends on: metrics, rules of interfaces that are gone, files that a
                 // kill reads from the manager itself.
-                _ => continue,
+                Command::Reconciled { .. }
+                | Command::Count(_)
+                | Command::TearDownEni { .. }
+                | Command::LeaveEni { .. }
+                | Command::Changed(_) => continue,
             });
         }
         work

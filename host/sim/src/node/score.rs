@@ -36,6 +36,8 @@ pub struct Score {
     pub decisions: u64,
     /// Actions of plans that the host dropped.
     pub dropped_actions: u64,
+    /// Addresses that pods had and lost, because EC2 and IMDS agreed that they are gone.
+    pub lost_addresses: u64,
     /// Virtual time that was scored, over all nodes.
     pub node_seconds: f64,
 }
@@ -96,6 +98,7 @@ impl Score {
         self.throttled += other.throttled;
         self.decisions += other.decisions;
         self.dropped_actions += other.dropped_actions;
+        self.lost_addresses += other.lost_addresses;
         self.node_seconds += other.node_seconds;
     }
 }

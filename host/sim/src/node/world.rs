@@ -536,6 +536,7 @@ impl World {
                     Err(refusal) => self.refused(node, place, refusal),
                 }
             }
+            Work::Lost(addresses) => machine.score.lost_addresses += addresses,
             Work::Dropped(actions) => machine.score.dropped_actions += actions,
             Work::Log(level, text) => {
                 if self.trace.is_some() {
