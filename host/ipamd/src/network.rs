@@ -49,6 +49,7 @@ pub trait HostNetwork: Send + Sync {
 pub struct KernelNetwork {
     datapath: Datapath,
     modes: Modes,
+    blocks: [Block; 2],
     metrics: Metrics,
     /// Interfaces that the instance type can have.
     max_interfaces: u32,
@@ -66,7 +67,7 @@ impl KernelNetwork {
     #[must_use]
     pub fn new(config: &Config, max_interfaces: u32, metrics: Metrics) -> Self {
         let (datapath, modes) = (config.datapath.clone(), config.modes.clone());
-        Self { datapath, modes, metrics, max_interfaces, snat: Mutex::default() }
+        Self { datapath, modes, blocks: blocks(config), metrics, max_interfaces, snat: Mutex::default() }
     }
 
     fn choose_table(&self, eni: &EniSpec) -> Result<TableChoice, String> {
@@ -78,7 +79,7 @@ impl KernelNetwork {
 
     /// See [`blocks`]. Where a block is not wanted there need be no program to remove it with.
     fn block_node_local(&self) -> Result<(), String> {
-        for Block { program, addresses, wanted } in blocks(&self.modes) {
+        for Block { program, addresses, wanted } in self.blocks {
             let result = Iptables::detect(program).and_then(|tables| tables.block_node_local(addresses, wanted));
             match result {
                 Ok(0) => {}
@@ -236,9 +237,10 @@ struct Block {
 }
 
 /// Both blocks: where pods do not have such addresses the rule of an earlier run is removed (DW-15).
-fn blocks(modes: &Modes) -> [Block; 2] {
+fn blocks(config: &Config) -> [Block; 2] {
+    let modes = &config.modes;
     [
-        Block { program: "iptables", addresses: Family::V4, wanted: modes.ipv6 && modes.v4_egress },
+        Block { program: "iptables", addresses: Family::V4, wanted: modes.ipv6 && config.plugins.v4_egress },
         Block { program: "ip6tables", addresses: Family::V6, wanted: !modes.ipv6 && modes.v6_egress },
     ]
 }
@@ -302,7 +304,7 @@ mod tests {
             (&[("ENABLE_V4_EGRESS", "true")], [false, false]),
         ] {
             let environment: Environment = pairs.iter().copied().collect();
-            let blocks = blocks(&Config::read(&environment).0.modes);
+            let blocks = blocks(&Config::read(&environment).0);
             assert_eq!(blocks.map(|b| b.wanted), wanted, "{pairs:?}");
             assert_eq!(blocks.map(|b| (b.program, b.addresses)), [("iptables", Family::V4), ("ip6tables", Family::V6)]);
         }

@@ -81,7 +81,6 @@ pub struct Modes {
     pub pod_eni: bool,
     pub multi_nic: bool,
     pub v6_egress: bool,
-    pub v4_egress: bool,
     pub annotate_pod_ip: bool,
 }
 
@@ -232,7 +231,6 @@ impl Config {
             pod_eni: r.boolean("ENABLE_POD_ENI", false),
             multi_nic: r.boolean("ENABLE_MULTI_NIC", false),
             v6_egress: r.boolean("ENABLE_V6_EGRESS", false),
-            v4_egress: r.boolean("ENABLE_V4_EGRESS", true),
             annotate_pod_ip: r.boolean("ANNOTATE_POD_IP", false),
         };
         Self {
