@@ -34,6 +34,7 @@ use crate::policy::{Policy, Sources};
 use crate::pool::{Edges, Pool};
 use crate::recovery;
 use crate::vpc::Vpc;
+use crate::watch;
 use crate::{files, http};
 
 /// How long calls under way may take once the daemon is told to end; the kubelet waits 10 s.
@@ -73,6 +74,7 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
     let driver = tokio::spawn(pool.clone().run(commands));
     // They end with the pool and the service that they serve.
     tokio::spawn(kubernetes::follow(Arc::downgrade(&pool), kubernetes, need, first));
+    tokio::spawn(watch::keep(Arc::downgrade(&pool), clock));
     tokio::spawn(Vpc::keep(Arc::downgrade(&facts.vpc), clock, cloud, pool.network().clone()));
     let writer = {
         let pool = pool.clone();

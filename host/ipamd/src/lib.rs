@@ -22,3 +22,4 @@ pub mod recovery;
 #[cfg(test)]
 mod testing;
 pub mod vpc;
+pub mod watch;

@@ -1,18 +1,21 @@
 //! The host's network as the daemon uses it, behind one small trait: the kernel, or nothing at all (benchmarks).
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::store::EniSpec;
 use reservoir_net::iptables::{self, Iptables, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::news::{self, Watcher};
+use reservoir_net::repair::pods::{Checked, Memory, Pod};
+use reservoir_net::repair::{self, Ours, Repair};
 use reservoir_net::rule::Family;
 use reservoir_net::table::TableChoice;
-use reservoir_net::{eni, host, links, pods, sysctl};
+use reservoir_net::{MacAddr, eni, host, links, pods, sysctl};
 
 use crate::config::{Config, Datapath, EnforcingMode, Modes, RandomizeSnat};
-use crate::metrics::{Backend, Metrics, Outcome};
+use crate::metrics::{Backend, HostRepair, Metrics, Outcome};
 
 /// How long an attached interface may take to show in the kernel.
 const APPEARANCE: Duration = Duration::from_secs(60);
@@ -42,6 +45,24 @@ pub trait HostNetwork: Send + Sync {
     fn prune(&self, addresses: &[IpAddr]);
     /// Normalises the rules of living pods (spec 02 §7.3).
     fn refresh(&self, addresses: &[Ipv4Addr]) -> Result<(), String>;
+
+    /// Starts to watch what others change; none where there is nothing to watch. Needs a tokio runtime.
+    fn watch(&self) -> Result<Option<Watcher>, String> {
+        Ok(None)
+    }
+    /// What there is to lose, to tell which news matter.
+    fn ours(&self) -> Ours {
+        Ours::default()
+    }
+    /// Puts right what others changed of the node and its secondary interfaces; with `everything` also what gives no
+    /// news, which is iptables and nftables. Nothing before [`HostNetwork::set_up_host`].
+    fn repair(&self, _everything: bool) -> Result<repair::Outcome, String> {
+        Ok(repair::Outcome::default())
+    }
+    /// Compares what these pods must have with what the host shows, and puts it right if it may write.
+    fn check_pods(&self, _pods: &[Pod], _write: bool) -> Result<Checked, String> {
+        Ok(Checked::default())
+    }
 }
 
 /// The kernel of this machine.
@@ -53,6 +74,12 @@ pub struct KernelNetwork {
     metrics: Metrics,
     /// Interfaces that the instance type can have.
     max_interfaces: u32,
+    /// The node as it was set up.
+    host: Mutex<Option<(host::HostConfig, MacAddr)>>,
+    /// Secondary interfaces as they were set up. Locked while they are looked at, so that one whose rules are removed does
+    /// not get them back.
+    enis: Mutex<Vec<eni::EniSetup>>,
+    pods: Mutex<Memory>,
     snat: Mutex<Snat>,
 }
 
@@ -61,13 +88,33 @@ struct Snat {
     iptables: Option<Iptables>,
     /// Name and address of the primary interface, once the host is set up.
     primary: Option<(String, Ipv4Addr)>,
+    /// The VPC's blocks that the rules were made of.
+    applied: Option<Vec<Ipv4Net>>,
 }
 
 impl KernelNetwork {
     #[must_use]
     pub fn new(config: &Config, max_interfaces: u32, metrics: Metrics) -> Self {
-        let (datapath, modes) = (config.datapath.clone(), config.modes.clone());
-        Self { datapath, modes, blocks: blocks(config), metrics, max_interfaces, snat: Mutex::default() }
+        Self {
+            datapath: config.datapath.clone(),
+            modes: config.modes.clone(),
+            blocks: blocks(config),
+            metrics,
+            max_interfaces,
+            host: Mutex::default(),
+            enis: Mutex::default(),
+            pods: Mutex::default(),
+            snat: Mutex::default(),
+        }
+    }
+
+    /// Nothing of this interface is put back from now on, nor by a look that is under way.
+    fn forget(&self, eni: &EniSpec) -> MutexGuard<'_, Vec<eni::EniSetup>> {
+        let mut enis = lock(&self.enis);
+        if let Ok(mac) = mac(&eni.mac) {
+            enis.retain(|known| known.mac != mac);
+        }
+        enis
     }
 
     fn choose_table(&self, eni: &EniSpec) -> Result<TableChoice, String> {
@@ -132,7 +179,12 @@ impl KernelNetwork {
         let changes = result.map_err(|e| e.to_string())?;
         if changes > 0 {
             tracing::info!(changes, "SNAT and connmark rules were brought in line");
+            // Nothing was new but what somebody had done to them.
+            if snat.applied.as_deref() == Some(vpc) {
+                self.metrics.host_repaired(HostRepair::Firewall, Outcome::Success, changes as u64);
+            }
         }
+        snat.applied = Some(vpc.to_vec());
         match programs.remove_stale_chains() {
             Ok(gone) if !gone.is_empty() => tracing::info!(chains = ?gone, "stale chains removed"),
             Ok(_) => {}
@@ -156,13 +208,15 @@ impl HostNetwork for KernelNetwork {
             v6_egress: self.modes.v6_egress,
             strict_branches: self.modes.pod_eni && d.pod_security_group_mode == EnforcingMode::Strict,
         };
-        let link = host::set_up(&config, mac(primary_mac)?).map_err(|e| e.to_string())?;
+        let primary_mac = mac(primary_mac)?;
+        let link = host::set_up(&config, primary_mac).map_err(|e| e.to_string())?;
+        *lock(&self.host) = Some((config, primary_mac));
         self.block_node_local()?;
         if self.modes.ipv6 {
             // Pods' own addresses go out; what there is of IPv4 is egress-cni's.
             return Ok(());
         }
-        let mut snat = self.snat.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snat = lock(&self.snat);
         snat.primary = Some((link.name, primary_ip));
         self.apply_iptables(&mut snat, vpc)?;
         if let Err(error) = host::set_external_services(&d.external_service_cidrs) {
@@ -172,7 +226,7 @@ impl HostNetwork for KernelNetwork {
     }
 
     fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String> {
-        self.apply_iptables(&mut self.snat.lock().unwrap_or_else(PoisonError::into_inner), vpc)
+        self.apply_iptables(&mut lock(&self.snat), vpc)
     }
 
     fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String> {
@@ -186,7 +240,11 @@ impl HostNetwork for KernelNetwork {
         };
         let TableChoice { table, rule_configured } = self.choose_table(eni)?;
         let setup = eni::EniSetup { mac, primary_ip, subnet, mtu, table, rule_configured, trunk: eni.trunk };
-        eni::set_up(&setup, APPEARANCE).map(|_| table).map_err(|e| e.to_string())
+        eni::set_up(&setup, APPEARANCE).map_err(|e| e.to_string())?;
+        let mut enis = lock(&self.enis);
+        enis.retain(|known| known.mac != mac);
+        enis.push(setup);
+        Ok(table)
     }
 
     fn table(&self, eni: &EniSpec) -> Result<u32, String> {
@@ -194,10 +252,12 @@ impl HostNetwork for KernelNetwork {
     }
 
     fn leave_eni(&self, eni: &EniSpec) -> Result<(), String> {
+        let _looked_at_later = self.forget(eni);
         eni.address.map_or(Ok(()), |address| eni::leave(address, eni.table).map_err(|e| e.to_string()))
     }
 
     fn tear_down_eni(&self, eni: &EniSpec) -> Result<(), String> {
+        let _looked_at_later = self.forget(eni);
         eni.address.map_or(Ok(()), |address| eni::tear_down(address).map_err(|e| e.to_string()))
     }
 
@@ -226,6 +286,48 @@ impl HostNetwork for KernelNetwork {
     fn refresh(&self, addresses: &[Ipv4Addr]) -> Result<(), String> {
         pods::refresh_from_rules(addresses).map_err(|e| e.to_string())
     }
+
+    fn watch(&self) -> Result<Option<Watcher>, String> {
+        let families: &[Family] = if self.modes.ipv6 { &[Family::V6] } else { &[Family::V4] };
+        news::watch(families).map(Some).map_err(|e| e.to_string())
+    }
+
+    fn ours(&self) -> Ours {
+        Ours { tables: lock(&self.enis).iter().map(|eni| eni.table).collect() }
+    }
+
+    fn repair(&self, everything: bool) -> Result<repair::Outcome, String> {
+        let Some((config, primary_mac)) = lock(&self.host).clone() else { return Ok(repair::Outcome::default()) };
+        let external = (!self.modes.ipv6).then_some(self.datapath.external_service_cidrs.as_slice());
+        let (primary, mut outcome) = repair::host(&config, primary_mac, external).map_err(|e| e.to_string())?;
+        outcome.join(repair::interfaces(lock(&self.enis).iter()).map_err(|e| e.to_string())?);
+        let refused = |message| {
+            let repair = Repair { kind: repair::Kind::Firewall, what: "rules of iptables and nftables".to_owned() };
+            (repair, reservoir_net::Error::Command { program: "iptables".to_owned(), message })
+        };
+        if everything && let Err(message) = self.block_node_local() {
+            outcome.failed.push(refused(message));
+        }
+        let mut snat = lock(&self.snat);
+        let blocks = snat.applied.clone();
+        if let (Some((name, _)), Some(blocks)) = (&mut snat.primary, blocks) {
+            // The rules name the interface.
+            let before = std::mem::replace(name, primary.name.clone());
+            if (everything || before != primary.name)
+                && let Err(message) = self.apply_iptables(&mut snat, &blocks)
+            {
+                outcome.failed.push(refused(message));
+                if let Some((name, _)) = &mut snat.primary {
+                    *name = before;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn check_pods(&self, pods: &[Pod], write: bool) -> Result<Checked, String> {
+        repair::pods::check(self.family(), pods, &mut lock(&self.pods), write).map_err(|e| e.to_string())
+    }
 }
 
 /// A block of addresses by which pods reach the other family, and which nobody else may reach (spec 04 §8.3).
@@ -245,7 +347,11 @@ fn blocks(config: &Config) -> [Block; 2] {
     ]
 }
 
-fn mac(text: &str) -> Result<reservoir_net::MacAddr, String> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn mac(text: &str) -> Result<MacAddr, String> {
     text.parse().map_err(|e| format!("{text:?}: {e}"))
 }
 

@@ -26,7 +26,7 @@ use reservoir_core::manager::{
 };
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
 use reservoir_kube::{Announced, KubeError, Kubernetes};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedRwLockWriteGuard, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::files;
@@ -55,6 +55,8 @@ pub struct Pool {
     /// The next deadline came nearer.
     nearer: Notify,
     commands: mpsc::UnboundedSender<Command>,
+    /// Held by who writes pods' rules on the host: no ADD and no DEL is answered meanwhile.
+    replies: Arc<tokio::sync::RwLock<()>>,
     edges: Edges,
 }
 
@@ -122,7 +124,14 @@ impl Pool {
             stopping: false,
             armed: None,
         };
-        let pool = Self { inner: Mutex::new(inner), dirty: Condvar::new(), nearer: Notify::new(), commands, edges };
+        let pool = Self {
+            inner: Mutex::new(inner),
+            dirty: Condvar::new(),
+            nearer: Notify::new(),
+            commands,
+            replies: Arc::default(),
+            edges,
+        };
         let pool = Arc::new(pool);
         pool.drain(&mut pool.lock());
         (pool, receiver)
@@ -182,6 +191,7 @@ impl Pool {
         if let Some(written) = written {
             wait_written(written).await.map_err(AddError::Checkpoint)?;
         }
+        self.replies_allowed().await;
         Ok(assigned)
     }
 
@@ -241,7 +251,18 @@ impl Pool {
         if let Some(written) = written {
             wait_written(written).await.map_err(DelError::Checkpoint)?;
         }
+        self.replies_allowed().await;
         Ok(released)
+    }
+
+    /// Until the answer is dropped no ADD and no DEL is told of what it has changed. So who asks the pool for its pods
+    /// now, and then writes for them on the host, is done before a plugin takes away what a pod had.
+    pub async fn hold_replies(&self) -> OwnedRwLockWriteGuard<()> {
+        self.replies.clone().write_owned().await
+    }
+
+    async fn replies_allowed(&self) {
+        drop(self.replies.read().await);
     }
 
     /// Puts changes where the writer finds them. Without any, waits for those that are on their way: a repeated ADD must

@@ -111,6 +111,12 @@ pub fn look_again(pool: &Arc<Pool>, unproven: Vec<Unproven>) {
     });
 }
 
+/// The end of the veth's name of a pod whose entry was rebuilt from the host.
+#[must_use]
+pub(crate) fn recovered_suffix(key: &Key) -> Option<String> {
+    (key.network == RECOVERED).then(|| key.container.clone())
+}
+
 /// The key under which a rebuilt entry of this pod stands.
 #[must_use]
 pub fn key(namespace: &str, name: &str) -> Key {

@@ -16,6 +16,8 @@ use reservoir_core::policy::{Family, Targets, Unit};
 use reservoir_core::store::EniSpec;
 use reservoir_kube::KubeConfig;
 use reservoir_kube::testing::Objects;
+use reservoir_net::repair::pods::{Checked, Pod};
+use reservoir_net::repair::{Kind, Outcome, Repair};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -30,6 +32,7 @@ pub(crate) struct Recorded {
     failure: Mutex<Option<String>>,
     /// MAC addresses and indexes.
     links: Mutex<Vec<(String, u32)>>,
+    harm: Mutex<Option<String>>,
 }
 
 impl Recorded {
@@ -46,6 +49,11 @@ impl Recorded {
     /// The next change fails.
     pub(crate) fn fail(&self, why: &str) {
         *self.failure.lock().unwrap() = Some(why.to_owned());
+    }
+
+    /// Somebody removes a rule of a pod.
+    pub(crate) fn harm(&self, what: &str) {
+        *self.harm.lock().unwrap() = Some(what.to_owned());
     }
 
     fn note(&self, what: String) -> Result<(), String> {
@@ -93,6 +101,21 @@ impl HostNetwork for Recorded {
     fn refresh(&self, _: &[Ipv4Addr]) -> Result<(), String> {
         Ok(())
     }
+    fn repair(&self, everything: bool) -> Result<Outcome, String> {
+        self.note(if everything { "repair everything" } else { "repair" }.to_owned())?;
+        Ok(Outcome::default())
+    }
+    fn check_pods(&self, pods: &[Pod], write: bool) -> Result<Checked, String> {
+        let mut checked = Checked::default();
+        if !write {
+            self.note(format!("pods {}", pods.len()))?;
+            checked.missing = usize::from(self.harm.lock().unwrap().is_some());
+        } else if let Some(what) = self.harm.lock().unwrap().take() {
+            self.note(format!("pods {} written: {what}", pods.len()))?;
+            checked.outcome.done.push(Repair { kind: Kind::Rule, what });
+        }
+        Ok(checked)
+    }
 }
 
 /// An AWS that tells the VPC's block and refuses all else.
@@ -137,6 +160,7 @@ impl TestPool {
         let kube = KubeConfig { node_name: "n1".to_owned(), ..KubeConfig::default() };
         let files = tempfile::tempdir().unwrap();
         let (metrics, clock) = (Metrics::new("test"), Clock::start());
+        let network = Arc::new(Recorded::default());
         let mut manager = Manager::new(settings(cards));
         let attached: Vec<_> = cards.iter().map(|card| attached(*card)).collect();
         let journal = Journal { managed: attached.iter().map(|i| i.eni.clone()).collect(), ..Journal::default() };

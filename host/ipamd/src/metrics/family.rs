@@ -93,6 +93,8 @@ families! {
     ADD_WAIT: "reservoir_add_wait_seconds", WAITS, ["result"], "How long ADD calls waited for an address on an empty pool.";
     CHECKPOINT_WRITES: "reservoir_checkpoint_writes_total", Counter, ["result"], "Writes of the checkpoint.";
     CHECKPOINT_SECONDS: "reservoir_checkpoint_write_seconds", MICROSECONDS, [], "Time of one write of the checkpoint.";
+    HOST_REPAIRS: "reservoir_host_repairs_total", Counter, ["kind", "result"], "Things of the host's network that others had removed or changed, and that were put right (or could not be).";
+    HOST_CHECKS: "reservoir_host_checks_total", Counter, ["cause"], "Comparisons of the host's network with what it must be.";
     SERIES_DROPPED: "reservoir_metric_series_dropped_total", Counter, [], "Series not made because their family was full.";
 
     PROCESS_CPU: "process_cpu_seconds_total", Counter, [], "User and system CPU time, seconds.";

@@ -1,5 +1,7 @@
 //! Label values as closed sets (spec 02 §9.2, §9.3; W25).
 
+use reservoir_net::repair;
+
 /// One of a closed set of label values.
 pub trait Label: Copy + 'static {
     const ALL: &'static [Self];
@@ -127,6 +129,36 @@ impl<T, E> From<&Result<T, E>> for Outcome {
     fn from(result: &Result<T, E>) -> Self {
         if result.is_ok() { Self::Success } else { Self::Error }
     }
+}
+
+label! {
+    /// What of the host's network was put right.
+    HostRepair {
+        Rule = "rule",
+        Route = "route",
+        Link = "link",
+        Address = "address",
+        Setting = "setting",
+        Firewall = "firewall",
+    }
+}
+
+impl From<repair::Kind> for HostRepair {
+    fn from(kind: repair::Kind) -> Self {
+        match kind {
+            repair::Kind::Rule => Self::Rule,
+            repair::Kind::Route => Self::Route,
+            repair::Kind::Link => Self::Link,
+            repair::Kind::Address => Self::Address,
+            repair::Kind::Setting => Self::Setting,
+            repair::Kind::Firewall => Self::Firewall,
+        }
+    }
+}
+
+label! {
+    /// Why the host's network was looked at.
+    CheckCause { News = "news", Overrun = "overrun", Timer = "timer" }
 }
 
 label! {

@@ -19,7 +19,8 @@ mod recorder;
 mod text;
 
 pub use label::{
-    Action, Backend, DelReason, IpamdError, Label, Outcome, PodEniError, Reconciled, StartFailure, UtilsError, Waited,
+    Action, Backend, CheckCause, DelReason, HostRepair, IpamdError, Label, Outcome, PodEniError, Reconciled,
+    StartFailure, UtilsError, Waited,
 };
 pub use pool::PoolFigures;
 
@@ -48,6 +49,7 @@ struct Inner {
     reconciled: By<Reconciled>,
     connmark: By<Outcome>,
     checkpoint_writes: By<Outcome>,
+    host_checks: By<CheckCause>,
     checkpoint_seconds: Histogram,
 }
 
@@ -94,6 +96,7 @@ impl Metrics {
             pod_eni_errors: By::new(&recorder, f::POD_ENI_ERRORS),
             reconciled: By::new(&recorder, f::RECONCILED),
             connmark: By::new(&recorder, f::CONNMARK_RECONCILED),
+            host_checks: By::new(&recorder, f::HOST_CHECKS),
             checkpoint_writes: By::new(&recorder, f::CHECKPOINT_WRITES),
             checkpoint_seconds: recorder.histogram(&f::CHECKPOINT_SECONDS, &[]),
             recorder,
@@ -101,6 +104,9 @@ impl Metrics {
         for outcome in Outcome::ALL {
             inner.connmark.get(*outcome);
             inner.checkpoint_writes.get(*outcome);
+        }
+        for kind in HostRepair::ALL {
+            let _zero = inner.recorder.counter(&f::HOST_REPAIRS, &[kind.text(), Outcome::Success.text()]);
         }
         Self(Arc::new(inner))
     }
@@ -197,6 +203,17 @@ impl Metrics {
 
     pub fn connmark_reconciled(&self, outcome: Outcome) {
         self.0.connmark.get(outcome).increment(1);
+    }
+
+    /// So many things of the host's network were not as they must be.
+    pub fn host_repaired(&self, kind: HostRepair, outcome: Outcome, things: u64) {
+        let values = [kind.text(), outcome.text()];
+        self.0.recorder.counter(&family::HOST_REPAIRS, &values).increment(things);
+    }
+
+    /// The host's network was compared with what it must be.
+    pub fn host_checked(&self, cause: CheckCause) {
+        self.0.host_checks.get(cause).increment(1);
     }
 
     /// A decision was taken. `by` and `outcome` are words of the program (`builtin`, `custom`; `planned`, `nothing`,
