@@ -28,6 +28,8 @@ pub struct Spec {
     pub env: &'static [(&'static str, &'static str)],
     /// With the image's list of pods per instance type in its place; without, a node takes 110. Needs root.
     pub max_pods: bool,
+    /// The account, by its name in host/sim; empty: the usual one.
+    pub preset: &'static str,
 }
 
 /// A simulated AWS and, once started, a daemon. All goes when it is dropped.
@@ -83,6 +85,7 @@ impl Lab {
                 instance_type: spec.instance_type.to_owned(),
                 delays: spec.delays.to_owned(),
                 env,
+                sim: if spec.preset.is_empty() { vec![] } else { vec!["--preset".to_owned(), spec.preset.to_owned()] },
                 binaries,
                 ..Options::of_tree()
             };

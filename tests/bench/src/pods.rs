@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -135,6 +136,14 @@ impl Plugin {
         Ok(Self { binary: plugin_binary()?, config })
     }
 
+    /// For pods that ask for every network card.
+    #[must_use]
+    pub fn on_every_card(mut self) -> Self {
+        let annotations = json!({"k8s.amazonaws.com/nicConfig": "multi-nic-attachment"});
+        self.config["runtimeConfig"] = json!({"io.kubernetes.cri.pod-annotations": annotations});
+        self
+    }
+
     /// # Errors
     /// It cannot be run. That it failed is in the answer.
     pub fn run(&self, command: &str, netns: &str, previous: Option<&str>) -> Result<Run> {
@@ -226,13 +235,29 @@ impl Wiring {
         let mut kernel = Kernel::host()?;
         kernel.enter(&Netns::open(Path::new(&path(netns)))?)?;
         let address = std::net::Ipv4Addr::from_bits(u32::from_be_bytes([10, 0, 96, 16]) + number);
-        let interface = PodInterface {
-            name: "eth0".to_owned(),
-            host_veth: names::host_veth("eni", "default", netns, 0),
-            address: address.into(),
-            table: number / 28 + 1,
-        };
-        Ok(Self { setup: PodSetup { netns: path(netns).into(), mtu: MAX_MTU, interfaces: vec![interface] }, kernel })
+        let interfaces = vec![Self::interface(netns, 0, address.into(), number / 28 + 1)];
+        Ok(Self { setup: PodSetup { netns: path(netns).into(), mtu: MAX_MTU, interfaces }, kernel })
+    }
+
+    /// The same for a pod with these addresses, each with the table its traffic leaves by.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn with(netns: &str, addresses: &[(IpAddr, u32)]) -> Result<Self> {
+        let mut kernel = Kernel::host()?;
+        kernel.enter(&Netns::open(Path::new(&path(netns)))?)?;
+        let of = |(index, (address, table)): (usize, &(IpAddr, u32))| Self::interface(netns, index, *address, *table);
+        let interfaces = addresses.iter().enumerate().map(of).collect();
+        Ok(Self { setup: PodSetup { netns: path(netns).into(), mtu: MAX_MTU, interfaces }, kernel })
+    }
+
+    fn interface(netns: &str, index: usize, address: IpAddr, table: u32) -> PodInterface {
+        PodInterface {
+            name: names::container_interface("eth0", index),
+            host_veth: names::host_veth("eni", "default", netns, index),
+            address,
+            table,
+        }
     }
 
     /// What ADD asks of the kernel.

@@ -24,6 +24,7 @@ pub fn beside(table: &mut Table) -> Result<()> {
         namespaces: false,
         env: &[("WARM_ENI_TARGET", "2"), ("IP_COOLDOWN_PERIOD", "0")],
         max_pods: true,
+        preset: "",
     };
     for guest in GUESTS {
         let (mut quiet, mut troubled) = (Lab::new(&spec)?, Lab::new(&spec)?);

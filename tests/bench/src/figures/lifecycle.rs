@@ -12,7 +12,7 @@ use crate::table::{Goal, Row, Table};
 use crate::usage;
 
 const DEFAULT: Spec =
-    Spec { instance_type: "c5.4xlarge", delays: "realistic", namespaces: true, env: &[], max_pods: false };
+    Spec { instance_type: "c5.4xlarge", delays: "realistic", namespaces: true, env: &[], max_pods: false, preset: "" };
 
 pub fn kill(table: &mut Table) -> Result<()> {
     const PODS: usize = 60;

@@ -24,6 +24,7 @@ const FULL: Spec = Spec {
     namespaces: true,
     env: &[("WARM_ENI_TARGET", "8")],
     max_pods: true,
+    preset: "",
 };
 
 pub fn version(table: &mut Table) -> Result<()> {

@@ -22,6 +22,7 @@ pub fn calls(table: &mut Table) -> Result<()> {
         namespaces: false,
         env: &[("WARM_ENI_TARGET", "8"), ("IP_COOLDOWN_PERIOD", "0")],
         max_pods: true,
+        preset: "",
     };
     let mut lab = Lab::new(&spec)?;
     lab.start()?;
