@@ -160,7 +160,6 @@ impl TestPool {
         let kube = KubeConfig { node_name: "n1".to_owned(), ..KubeConfig::default() };
         let files = tempfile::tempdir().unwrap();
         let (metrics, clock) = (Metrics::new("test"), Clock::start());
-        let network = Arc::new(Recorded::default());
         let mut manager = Manager::new(settings(cards));
         let attached: Vec<_> = cards.iter().map(|card| attached(*card)).collect();
         let journal = Journal { managed: attached.iter().map(|i| i.eni.clone()).collect(), ..Journal::default() };
