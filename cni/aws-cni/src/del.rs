@@ -31,9 +31,10 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
     if branch(invocation, deps)? {
         return Ok(());
     }
-    let answer = deps.peers.del_network(&conf.ipamd_socket, del_request(invocation, REASON_POD_DELETED));
-    // An ADD of the same pod that is not done yet would put back what is removed here.
+    // An ADD of the same pod that is not done yet would put back what is removed here. Before ipamd gives the address
+    // away, so that nobody has it by the time that its rules are removed.
     let _turn = deps.net.turn(env.netns.as_ref());
+    let answer = deps.peers.del_network(&conf.ipamd_socket, del_request(invocation, REASON_POD_DELETED));
     match answer {
         Ok(reply) if reply.success => released(invocation, deps, &reply),
         Ok(reply) => {

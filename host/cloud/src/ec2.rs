@@ -27,6 +27,11 @@ const PAGE: i32 = 1000;
 /// What every interface of ours carries (spec 03 §7.8).
 const INSTANCE_TAG: &str = "tag:node.k8s.amazonaws.com/instance_id";
 
+/// The SDK does not repeat such a call by itself.
+fn once() -> aws_sdk_ec2::config::Builder {
+    aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled())
+}
+
 impl Ec2 {
     /// One call, counted and timed.
     pub(crate) async fn call(&self, request: Request) -> Result<Answer, CloudError> {
@@ -145,33 +150,30 @@ impl Ec2 {
                     Unit::Prefix => call.ipv4_prefix_count(count),
                 };
                 // Without an idempotency token a repeated call would assign twice; the manager looks at what EC2 has.
-                let once = aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled());
-                answer::assigned(&call.customize().config_override(once).send().await?)
+                answer::assigned(&call.customize().config_override(once()).send().await?)
             }
             Request::UnassignPrivateIpAddresses { eni, addresses, prefixes } => {
                 let texts = |items: Vec<String>| (!items.is_empty()).then_some(items);
-                ec2.unassign_private_ip_addresses()
+                let call = ec2
+                    .unassign_private_ip_addresses()
                     .network_interface_id(eni)
                     .set_private_ip_addresses(texts(addresses.iter().map(ToString::to_string).collect()))
-                    .set_ipv4_prefixes(texts(prefixes.iter().map(ToString::to_string).collect()))
-                    .send()
-                    .await?;
+                    .set_ipv4_prefixes(texts(prefixes.iter().map(ToString::to_string).collect()));
+                // Repeated after a lost answer it would take what EC2 has given anew meanwhile; the manager repeats it
+                // with what is still to go.
+                call.customize().config_override(once()).send().await?;
                 Ok(Answer::Done)
             }
             Request::AssignIpv6Prefix { eni } => {
                 // As above: not repeated without being looked at.
-                let once = aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled());
                 let call = ec2.assign_ipv6_addresses().network_interface_id(eni).ipv6_prefix_count(1);
-                let out = call.customize().config_override(once).send().await?;
+                let out = call.customize().config_override(once()).send().await?;
                 answer::ipv6_prefixes(out.assigned_ipv6_prefixes()).map(Answer::Ipv6Prefixes)
             }
             Request::UnassignIpv6Prefixes { eni, prefixes } => {
                 let prefixes = prefixes.iter().map(ToString::to_string).collect();
-                ec2.unassign_ipv6_addresses()
-                    .network_interface_id(eni)
-                    .set_ipv6_prefixes(Some(prefixes))
-                    .send()
-                    .await?;
+                let call = ec2.unassign_ipv6_addresses().network_interface_id(eni).set_ipv6_prefixes(Some(prefixes));
+                call.customize().config_override(once()).send().await?;
                 Ok(Answer::Done)
             }
             Request::CreateTags { resource, tags } => {

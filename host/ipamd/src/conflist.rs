@@ -38,7 +38,13 @@ impl NodeAddresses {
 
 async fn address<T: std::str::FromStr>(imds: &Imds, path: &str) -> Option<T> {
     match imds.get(path).await {
-        Ok(text) => text.trim().parse().ok(),
+        Ok(text) => {
+            let address = text.trim().parse().ok();
+            if address.is_none() {
+                tracing::warn!(path, text, "the metadata service tells no address of the node");
+            }
+            address
+        }
         Err(error) => {
             tracing::warn!(path, "the metadata service does not tell this address of the node: {error}");
             None
@@ -50,7 +56,7 @@ async fn address<T: std::str::FromStr>(imds: &Imds, path: &str) -> Option<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum ConflistError {
     /// Egress to IPv4 needs the address that is put in the packets.
-    #[error("the node's IPv4 address is not known: the metadata service has no local-ipv4")]
+    #[error("the node's IPv4 address is not known: the metadata service does not tell local-ipv4")]
     NoIpv4,
     #[error("the template is no CNI network list in JSON: {0}")]
     Template(#[source] serde_json::Error),

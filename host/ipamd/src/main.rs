@@ -78,6 +78,8 @@ fn run(environment: &Environment, config: Config, report: Report, sdk: Sdk) -> E
 
 /// The list goes to stdout, what is wrong to stderr.
 fn print_conflist(template: &Path, config: &Config, report: &Report, sdk: &Sdk) -> ExitCode {
+    let warnings = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN);
+    warnings.without_time().with_target(false).init();
     for problem in report.problems() {
         eprintln!("ipamd: {problem}");
     }

@@ -111,6 +111,8 @@ pub(crate) struct CameTo {
     repaired: bool,
     /// Something is to be looked at again although no news may tell.
     again: bool,
+    /// And everything then: what gives no news may be among it.
+    everything: bool,
 }
 
 /// One look at the host's network.
@@ -128,6 +130,7 @@ pub(crate) async fn look(pool: &Arc<Pool>, clock: Clock, scope: Scope) -> CameTo
         Ok(outcome) => note(metrics, &outcome, &mut came_to),
         Err(error) => failed(&error, &mut came_to),
     }
+    came_to.everything = everything && came_to.again;
     match look_at_pods(pool, clock).await {
         Ok(checked) => {
             note(metrics, &checked.outcome, &mut came_to);
@@ -186,7 +189,8 @@ fn note(metrics: &Metrics, outcome: &Outcome, came_to: &mut CameTo) {
 struct Held {
     address: IpAddr,
     table: u32,
-    interface: usize,
+    /// None where the pod had more addresses than it holds: which of its interfaces this one is cannot be told.
+    interface: Option<usize>,
     by: Arc<Assignment>,
 }
 
@@ -198,8 +202,14 @@ fn held(manager: &Manager) -> Vec<Held> {
         for (address, by) in card.store().assignments() {
             let Some(place) = card.store().lookup(&by.key).filter(|place| place.ip == address) else { continue };
             let count = interfaces.entry(&by.key).or_default();
-            all.push(Held { address, table: place.table, interface: *count, by: by.clone() });
+            all.push(Held { address, table: place.table, interface: Some(*count), by: by.clone() });
             *count += 1;
+        }
+    }
+    for held in &mut all {
+        let had = usize::try_from(held.by.pod.interfaces).unwrap_or(usize::MAX);
+        if had > interfaces.get(&held.by.key).copied().unwrap_or_default().max(1) {
+            held.interface = None;
         }
     }
     all
@@ -210,22 +220,23 @@ fn pods(held: &[Held], unix: Duration) -> Vec<Pod> {
     let now = i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX);
     let long = i64::try_from(PLUGIN.as_nanos()).unwrap_or(i64::MAX);
     let mut by_suffix: HashMap<String, Pod> = HashMap::new();
+    let mut pods = Vec::new();
     for Held { address, table, interface, by } in held {
-        let Some(suffix) = recovery::recovered_suffix(&by.key).or_else(|| {
-            let known = !by.pod.namespace.is_empty() && !by.pod.name.is_empty();
-            known.then(|| names::suffix(&by.pod.namespace, &by.pod.name, *interface))
-        }) else {
-            continue;
-        };
+        let known = !by.pod.namespace.is_empty() && !by.pod.name.is_empty();
+        let named = || interface.filter(|_| known).map(|n| names::suffix(&by.pod.namespace, &by.pod.name, n));
+        let suffix = recovery::recovered_suffix(&by.key).or_else(named);
         // A clock that was set back must not make a pod young for ever.
         let settled = by.timestamp > now || now - by.timestamp >= long;
         let pod = Pod { address: *address, table: *table, suffix: suffix.clone(), since: by.timestamp, settled };
-        match by_suffix.get(&suffix) {
-            Some(other) if other.since >= pod.since => {}
-            _ => drop(by_suffix.insert(suffix, pod)),
+        match suffix {
+            None => pods.push(pod),
+            Some(suffix) => match by_suffix.get(&suffix) {
+                Some(other) if other.since >= pod.since => {}
+                _ => drop(by_suffix.insert(suffix, pod)),
+            },
         }
     }
-    let mut pods: Vec<Pod> = by_suffix.into_values().collect();
+    pods.extend(by_suffix.into_values());
     pods.sort_by_key(|pod| pod.address);
     pods
 }

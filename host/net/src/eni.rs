@@ -135,7 +135,9 @@ pub fn plan(setup: &EniSetup, facts: &EniFacts) -> Result<Vec<Step>, Error> {
         );
     }
     let rule = Rule::from(PRIORITY_FROM_INTERFACE, IpPrefix::host(setup.primary_ip), table);
-    if !setup.trunk && !setup.rule_configured && !facts.rules.contains(&rule) {
+    // A rule of the image or of an earlier run does as well (spec 04 §7.3), as long as it is there.
+    let is_configured = setup.rule_configured && facts.rules.iter().any(|r| r.from == rule.from);
+    if !setup.trunk && !is_configured && !facts.rules.contains(&rule) {
         steps.push(
             Step::host(Op::RuleAdd(rule)).tolerate(&[Errno::EXIST]).context("unable to add rule for the primary IP"),
         );
@@ -343,6 +345,19 @@ mod tests {
                 "route delete 2600:1f14:abc:d00::/64 dev eth1 scope nowhere table 254"
             ]
         );
+    }
+
+    /// Spec 04 §7.3: a rule that was there at the start is not made again, unless it has gone since.
+    #[test]
+    fn the_rule_of_another_card_is_put_back() {
+        let setup = EniSetup { rule_configured: true, ..setup("10.0.100.20", "10.0.96.0/19", 10_101) };
+        let rules_added = |rules: Vec<Rule>| {
+            let plan = plan(&setup, &EniFacts { rules, ..facts(Vec::new()) }).unwrap();
+            plan.iter().filter(|s| matches!(s.op, Op::RuleAdd(_))).count()
+        };
+        let own = IpPrefix::host("10.0.100.20".parse::<IpAddr>().unwrap());
+        assert_eq!(rules_added(vec![Rule::from(100, own, 11)]), 0);
+        assert_eq!(rules_added(Vec::new()), 1);
     }
 
     #[test]

@@ -158,7 +158,9 @@ pub fn plan_external_services(cidrs: &[Ipv4Net], existing: &[Rule]) -> Vec<Step>
             wanted.push(rule);
         }
     }
-    let is_ours = |r: &&Rule| r.priority == PRIORITY_EXTERNAL_SERVICE && r.table == table::MAIN && r.to.is_some();
+    let is_plain = |r: &Rule| !r.foreign && r.from.is_none() && r.iif.is_none() && r.fwmark.is_none();
+    let is_ours =
+        |r: &&Rule| r.priority == PRIORITY_EXTERNAL_SERVICE && r.table == table::MAIN && r.to.is_some() && is_plain(r);
     reconcile(&wanted, &existing.iter().filter(is_ours).cloned().collect::<Vec<_>>())
 }
 

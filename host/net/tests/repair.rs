@@ -72,7 +72,7 @@ impl Node {
         netns.ip(&format!("route add {POD} dev {veth} scope link"));
         netns.ip(&format!("rule add to {POD} priority 512 lookup main"));
         netns.ip(&format!("rule add from {POD} priority 1536 lookup {table}"));
-        let pod = Pod { address: POD.into(), table, suffix, since: 1, settled: false };
+        let pod = Pod { address: POD.into(), table, suffix: Some(suffix), since: 1, settled: false };
         let (enis, pods, memory) = (vec![setup], vec![pod], Memory::default());
         Some(Self { netns, config: CONFIG, enis, pods, veth, memory })
     }

@@ -58,10 +58,12 @@ impl Manager {
         self.adoption_tries.remove(eni);
     }
 
-    pub(super) fn adopted(&mut self, now: Now, job: Adopt, result: Result<(), String>) {
+    pub(super) fn adopted(&mut self, now: Now, mut job: Adopt, result: Result<(), String>) {
         let id = job.eni.id.clone();
         match result {
             Ok(()) => {
+                // Its set-up may have told of another one (spec 04 §7.3).
+                job.eni.table = self.table(&id, job.eni.card, job.eni.device_index);
                 self.unconfirmed.remove(&id);
                 self.adoption_tries.remove(&id);
                 self.settle_service(&id);

@@ -69,7 +69,7 @@ impl Manager {
         self.tables.insert(eni, table);
     }
 
-    fn table(&self, eni: &str, card: u32, device_index: u32) -> u32 {
+    pub(super) fn table(&self, eni: &str, card: u32, device_index: u32) -> u32 {
         self.tables.get(eni).copied().unwrap_or_else(|| table_of(card, device_index))
     }
 

@@ -78,6 +78,7 @@ impl Agenda {
     pub(super) fn done(&mut self, now: Duration, came_to: &CameTo) {
         self.streak = if came_to.repaired { self.streak.saturating_add(1) } else { 0 };
         if came_to.again {
+            self.overrun |= came_to.everything;
             self.at(now + PLUGIN);
         }
     }
@@ -91,8 +92,8 @@ fn interval(jitter: f64) -> Duration {
 mod tests {
     use super::*;
 
-    const NOTHING: CameTo = CameTo { repaired: false, again: false };
-    const REPAIRED: CameTo = CameTo { repaired: true, again: false };
+    const NOTHING: CameTo = CameTo { repaired: false, again: false, everything: false };
+    const REPAIRED: CameTo = CameTo { repaired: true, again: false, everything: false };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -158,9 +159,19 @@ mod tests {
         let mut agenda = settled();
         agenda.noticed(ms(0));
         agenda.due(ms(200), 0.5);
-        agenda.done(ms(200), &CameTo { repaired: false, again: true });
+        agenda.done(ms(200), &CameTo { again: true, ..NOTHING });
         assert_eq!(agenda.next(), ms(200) + PLUGIN);
         agenda.noticed(ms(200));
         assert_eq!(agenda.next(), ms(400));
+    }
+
+    #[test]
+    fn what_gives_no_news_and_failed_is_looked_at_again_soon() {
+        let mut agenda = settled();
+        agenda.noticed(ms(0));
+        assert_eq!(agenda.due(ms(200), 0.5), Some(Scope::Network));
+        agenda.done(ms(200), &CameTo { again: true, everything: true, ..NOTHING });
+        assert_eq!(agenda.next(), ms(200) + PLUGIN);
+        assert_eq!(agenda.due(agenda.next(), 0.5), Some(Scope::Overrun));
     }
 }

@@ -16,7 +16,12 @@ fn pod(name: &str) -> PodMeta {
 
 fn holding(last: u8, name: &str, interface: usize, timestamp: i64) -> Held {
     let assignment = Assignment { key: key(name), pod: pod(name), timestamp, entry: String::new() };
-    Held { address: Ipv4Addr::new(10, 0, 0, last).into(), table: 2, interface, by: Arc::new(assignment) }
+    Held {
+        address: Ipv4Addr::new(10, 0, 0, last).into(),
+        table: 2,
+        interface: Some(interface),
+        by: Arc::new(assignment),
+    }
 }
 
 const NOW: Duration = Duration::from_secs(1_000_000);
@@ -29,10 +34,20 @@ fn at(ago: u64) -> i64 {
 fn each_address_is_at_the_veth_of_its_interface() {
     let held = [holding(1, "hpc-0", 0, at(60)), holding(2, "hpc-0", 1, at(60)), holding(3, "web-0", 0, at(1))];
     let shown: Vec<_> = pods(&held, NOW).into_iter().map(|p| (p.address.to_string(), p.suffix, p.settled)).collect();
-    let expect = |last, suffix: &str, settled| (format!("10.0.0.{last}"), suffix.to_owned(), settled);
+    let expect = |last, suffix: &str, settled| (format!("10.0.0.{last}"), Some(suffix.to_owned()), settled);
     // Spec 04 §3.1, §17.
     let expected = [expect(1, "ad0afc04a99", true), expect(2, "c080049f1ab", true), expect(3, "0d7763386da", false)];
     assert_eq!(shown, expected);
+}
+
+/// An address of the pod is gone from the store: the others must not be taken for their predecessors.
+#[test]
+fn what_lost_its_place_among_the_pods_addresses_is_known_by_its_veth_alone() {
+    let mut left = holding(2, "hpc-0", 0, at(60));
+    left.interface = None;
+    let shown = pods(&[left, holding(3, "web-0", 0, at(60))], NOW);
+    let shown: Vec<_> = shown.iter().map(|p| p.suffix.as_deref()).collect();
+    assert_eq!(shown, [None, Some("0d7763386da")]);
 }
 
 #[test]
@@ -52,7 +67,7 @@ fn entries_that_name_no_pod_are_left_alone_and_rebuilt_ones_are_known_by_their_v
     assignment.pod = PodMeta::default();
     assignment.key = recovery::key("default", "web-0");
     let shown = pods(&[nameless, rebuilt], NOW);
-    assert_eq!(shown.iter().map(|p| p.suffix.as_str()).collect::<Vec<_>>(), ["0d7763386da"]);
+    assert_eq!(shown.iter().map(|p| p.suffix.as_deref()).collect::<Vec<_>>(), [None, Some("0d7763386da")]);
 }
 
 #[test]
@@ -98,7 +113,7 @@ async fn replies_are_held_only_to_write_and_what_was_done_is_counted() {
 
     test.network.harm("rule of a");
     let came_to = look(pool, clock, Scope::Everything).await;
-    assert_eq!(came_to, CameTo { repaired: true, again: false });
+    assert_eq!(came_to, CameTo { repaired: true, ..CameTo::default() });
     assert_eq!(test.network.taken(), ["repair everything", "pods 1", "pods 1 written: rule of a"]);
     assert!(counted(r#"reservoir_host_repairs_total{kind="rule",result="success"} 1"#));
     assert!(counted(r#"reservoir_host_checks_total{cause="timer"} 1"#));
@@ -106,5 +121,5 @@ async fn replies_are_held_only_to_write_and_what_was_done_is_counted() {
 
     // What fails is tried again.
     test.network.fail("the kernel is busy");
-    assert_eq!(look(pool, clock, Scope::Network).await, CameTo { repaired: false, again: true });
+    assert_eq!(look(pool, clock, Scope::Network).await, CameTo { again: true, ..CameTo::default() });
 }

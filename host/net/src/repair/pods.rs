@@ -35,8 +35,9 @@ pub struct Pod {
     pub address: IpAddr,
     /// The table its traffic leaves by.
     pub table: u32,
-    /// The end of its host veth's name ([`names::suffix`]); the prefix may be of another day.
-    pub suffix: String,
+    /// The end of its host veth's name ([`names::suffix`]); the prefix may be of another day. None if it is not known:
+    /// then only the veth counts that it was seen with.
+    pub suffix: Option<String>,
     /// When it was given the address, on any scale: tells it from the next one that has it.
     pub since: i64,
     /// That was long ago: its plugin has come to an end.
@@ -90,7 +91,7 @@ impl Memory {
         let mut whole = BTreeMap::new();
         for pod in pods {
             let lacks_nothing = |veth: &&LinkInfo| shown.missing(pod, veth).is_empty();
-            let now = shown.veth(pod).filter(lacks_nothing).map(|veth| Veth {
+            let now = shown.veth(pod, None).filter(lacks_nothing).map(|veth| Veth {
                 since: pod.since,
                 index: veth.index,
                 name: veth.name.clone(),
@@ -131,7 +132,7 @@ pub fn plan(pods: &[Pod], memory: &Memory, found: &Found) -> Plan {
     for pod in pods {
         let seen = memory.of(pod);
         let renamed = seen.and_then(|seen| Some((seen.index, vec![shown.renamed(seen)?])));
-        let veth = || shown.veth(pod).map(|veth| (veth.index, shown.missing(pod, veth)));
+        let veth = || shown.veth(pod, seen).map(|veth| (veth.index, shown.missing(pod, veth)));
         let Some((index, steps)) = renamed.or_else(veth) else { continue };
         if steps.is_empty() {
             continue;
@@ -152,7 +153,8 @@ pub fn plan(pods: &[Pod], memory: &Memory, found: &Found) -> Plan {
 /// What the host shows, by what is looked for.
 struct Shown<'a> {
     links: &'a [LinkInfo],
-    by_suffix: HashMap<&'a str, &'a LinkInfo>,
+    /// None where several interfaces share a suffix: another network may name its interfaces the same way.
+    by_suffix: HashMap<&'a str, Option<&'a LinkInfo>>,
     to: HashSet<IpPrefix>,
     from: HashSet<IpPrefix>,
     routes: HashSet<(IpPrefix, u32)>,
@@ -164,6 +166,10 @@ impl<'a> Shown<'a> {
             let at = link.name.len().checked_sub(names::SUFFIX_LENGTH)?;
             Some((link.name.get(at..)?, link))
         };
+        let mut by_suffix = HashMap::new();
+        for (end, link) in found.links.iter().filter_map(suffix) {
+            by_suffix.entry(end).and_modify(|other| *other = None).or_insert(Some(link));
+        }
         let ours = || found.rules.iter().filter(|r| !r.foreign && r.iif.is_none() && r.fwmark.is_none());
         let to = ours().filter(|r| r.priority == PRIORITY_TO_POD && r.from.is_none() && r.table == table::MAIN);
         // Whatever its table: an older version may have numbered tables otherwise.
@@ -171,15 +177,19 @@ impl<'a> Shown<'a> {
         let routes = found.routes.iter().filter(|r| r.on_link);
         Self {
             links: &found.links,
-            by_suffix: found.links.iter().filter_map(suffix).collect(),
+            by_suffix,
             to: to.filter_map(|r| r.to).collect(),
             from: from.filter_map(|r| r.from).collect(),
             routes: routes.filter_map(|r| Some((r.destination, r.device_index?))).collect(),
         }
     }
 
-    fn veth(&self, pod: &Pod) -> Option<&'a LinkInfo> {
-        self.by_suffix.get(pod.suffix.as_str()).copied()
+    /// The veth that it was seen with, and no other; without such, the one of its name.
+    fn veth(&self, pod: &Pod, seen: Option<&Veth>) -> Option<&'a LinkInfo> {
+        match seen {
+            Some(seen) => self.links.iter().find(|l| l.index == seen.index && l.mac == seen.mac),
+            None => self.by_suffix.get(pod.suffix.as_deref()?).copied().flatten(),
+        }
     }
 
     /// What a pod with this veth lacks.
@@ -261,9 +271,11 @@ pub fn check(family: Family, pods: &[Pod], memory: &mut Memory, write: bool) -> 
             return Ok(checked);
         }
         for (address, steps) in &plan.leftovers {
-            if apply(steps, &mut kernel, OnFailure::Continue).is_ok() {
+            let outcome = carry_out(steps, &mut kernel, OnFailure::Continue);
+            if outcome.failed.is_empty() {
                 memory.put_back.remove(address);
             }
+            checked.outcome.join(outcome);
         }
         checked.outcome.join(repair(&plan, memory, &mut kernel)?);
         let renames = |(_, _, steps): &(_, _, Vec<Step>)| steps.iter().any(|s| matches!(s.op, Op::LinkRename { .. }));

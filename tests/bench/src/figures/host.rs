@@ -57,7 +57,8 @@ fn measure() -> Result<Vec<Row>> {
     }
     let pods: Vec<Pod> = (0..PODS).map(pod).collect();
     for (number, pod) in pods.iter().enumerate() {
-        writeln!(links, "link add eni{} type veth peer name p{number}\nlink set eni{} up", pod.suffix, pod.suffix)?;
+        let veth = veth(pod);
+        writeln!(links, "link add {veth} type veth peer name p{number}\nlink set {veth} up")?;
     }
     ip_batch(&links)?;
     let (primary, secondary): (MacAddr, MacAddr) = (PRIMARY.parse()?, SECONDARY.parse()?);
@@ -146,13 +147,17 @@ fn measure() -> Result<Vec<Row>> {
 fn pod(number: u32) -> Pod {
     let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 97, 0).to_bits() + number);
     let suffix = names::suffix("default", &format!("p{number}"), 0);
-    Pod { address: address.into(), table: 2, suffix, since: 1, settled: true }
+    Pod { address: address.into(), table: 2, suffix: Some(suffix), since: 1, settled: true }
+}
+
+fn veth(pod: &Pod) -> String {
+    format!("eni{}", pod.suffix.as_deref().unwrap_or_default())
 }
 
 fn steps(pod: &Pod) -> [Step; 3] {
     let own = IpPrefix::host(pod.address);
     [
-        Step::host(Op::RouteReplace(Route::on_link(own, &format!("eni{}", pod.suffix), table::MAIN))),
+        Step::host(Op::RouteReplace(Route::on_link(own, &veth(pod), table::MAIN))),
         Step::host(Op::RuleAdd(Rule::to_pod(own))),
         Step::host(Op::RuleAdd(Rule::from_pod(own, pod.table))),
     ]

@@ -7,6 +7,7 @@ use reservoir_net::links;
 use reservoir_net::netlink::reply::{AddressInfo, LinkInfo};
 use reservoir_net::plan::{OnFailure, Op, Side, Step, apply};
 use reservoir_net::pod::{self, PodAddress, PodInterface, PodSetup, plan_interface};
+use reservoir_net::rule::{PRIORITY_FROM_INTERFACE, Rule};
 use reservoir_net::{Errno, Error, IpPrefix, MacAddr};
 use serde_json::{Value, json};
 
@@ -189,7 +190,9 @@ pub(super) fn eni_setup(case: &Case) -> Outcome {
     let addresses = existing.filter_map(|a| a.as_str()?.parse().ok());
     let addresses =
         addresses.map(|address| AddressInfo { index: 3, address, secondary: false, tentative: false }).collect();
-    let facts = EniFacts { link, addresses, routes: Vec::new(), rules: Vec::new() };
+    let configured = Rule::from(PRIORITY_FROM_INTERFACE, IpPrefix::host(primary_ip), setup.table);
+    let rules = if setup.rule_configured { vec![configured] } else { Vec::new() };
+    let facts = EniFacts { link, addresses, routes: Vec::new(), rules };
     let mut fake = Fake::new(case.inputs);
     let outcome = eni::carry_out(&setup, &facts, &mut fake);
     if case.is_quirk {

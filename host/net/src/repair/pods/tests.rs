@@ -4,7 +4,7 @@ const SUFFIX: &str = "0761ccbeace";
 const ADDRESS: [u8; 4] = [10, 0, 97, 31];
 
 fn pod() -> Pod {
-    Pod { address: ADDRESS.into(), table: 2, suffix: SUFFIX.to_owned(), since: 7, settled: true }
+    Pod { address: ADDRESS.into(), table: 2, suffix: Some(SUFFIX.to_owned()), since: 7, settled: true }
 }
 
 fn own() -> IpPrefix {
@@ -142,4 +142,24 @@ fn what_was_put_back_for_a_pod_that_is_gone_is_taken_away() {
         ]
     );
     assert!(plan(&[], &Memory::default(), &whole()).is_empty(), "what we did not write is not ours to remove");
+}
+
+/// Another network may name its interfaces by the same hash: Calico does.
+#[test]
+fn of_two_interfaces_with_one_suffix_none_is_taken_for_the_pods() {
+    let other = || LinkInfo { index: 10, mac: Some(MacAddr([2, 0, 0, 0, 0, 10])), ..veth("cali0761ccbeace") };
+    let mut found = whole();
+    found.links.push(other());
+    found.routes.clear();
+    assert_eq!(planned(&[pod()], &found), Vec::<String>::new());
+
+    let mut memory = Memory::default();
+    memory.learn(&[pod()], &whole());
+    assert_eq!(
+        texts(&plan(&[pod()], &memory, &found)),
+        ["route replace 10.0.97.31/32 dev eni0761ccbeace scope link table 254"],
+        "the veth it was seen with"
+    );
+    found.links.retain(|l| l.index != 9);
+    assert_eq!(texts(&plan(&[pod()], &memory, &found)), Vec::<String>::new(), "which is gone");
 }
