@@ -2,7 +2,7 @@
 //! end every living pod talks, and after the last DEL nothing is left.
 //!
 //! ```text
-//! SABOTAGE_PODS=2000 SABOTAGE_AT_ONCE=200 cargo test --locked --workspace --test sabotage -- --ignored --nocapture
+//! SABOTAGE_PODS=2000 SABOTAGE_AT_ONCE=200 cargo test --locked --workspace --test sabotage -- --nocapture
 //! ```
 //! is the whole of it; without the numbers a part of it runs.
 
@@ -209,7 +209,6 @@ fn all_talk(node: &Node, pods: &[&Pod]) -> Result<()> {
 }
 
 #[test]
-#[ignore = "not among the rings until its time there is known: run it with --ignored"]
 fn pods_come_and_go_under_a_saboteur() {
     if !ring::skip::can_run("pods_come_and_go_under_a_saboteur", PROGRAMS) {
         return;
