@@ -34,6 +34,7 @@ CNI_BIN=${CNI_BIN:-$target/cni}
 CNITOOL=${CNITOOL:-$target/cnitool/cnitool}
 [ "$(id -u)" = 0 ] || skip "needs root for network namespaces"
 command -v ip >/dev/null || skip "ip (package iproute2) is missing"
+command -v jq >/dev/null || skip "jq is missing"
 command -v iptables >/dev/null || skip "iptables is missing, which portmap needs"
 [ -x "$PLUGIN_PATH/portmap" ] || skip "$PLUGIN_PATH/portmap (package containernetworking-plugins) is missing"
 if [ ! -x "$CNITOOL" ]; then
@@ -101,11 +102,9 @@ sed -e 's/__VETHPREFIX__/eni/; s/__MTU__/9001/; s/__PODSGENFORCINGMODE__/strict/
     -e "s|__PLUGINLOGFILE__|$work/plugin.log|" -e 's/"disableCheck": true/"disableCheck": false/' \
     -e "s|\"type\": \"aws-cni\",|&\"ipamdSocket\": \"$IPAMD_SOCKET\",|" deploy/10-aws.conflist >"$work/aws.conflist"
 
-# CHECK runs on aws-cni alone: portmap 1.1.1 looks for IPv6 rules of pods without IPv6, and fails. Cut is what follows
-# the first plugin.
+# CHECK runs on aws-cni alone: portmap 1.1.1 looks for IPv6 rules of pods without IPv6, and fails.
 mkdir "$work/check"
-sed -e '/^    },$/,/^    }$/{/^    },$/s/,//;t
-d}' "$work/aws.conflist" >"$work/check/aws.conflist"
+jq '.plugins |= .[:1]' "$work/aws.conflist" >"$work/check/aws.conflist" || fail "the list is no JSON"
 
 result=$(cnitool add) || fail "add: $result"
 address=$(echo "$result" | sed -n 's|.*"address": "\([0-9.]*\)/32".*|\1|p' | head -1)

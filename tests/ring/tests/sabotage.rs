@@ -2,9 +2,10 @@
 //! end every living pod talks, and after the last DEL nothing is left.
 //!
 //! ```text
-//! SABOTAGE_PODS=2000 SABOTAGE_AT_ONCE=200 cargo test --locked --workspace --test sabotage -- --nocapture
+//! SABOTAGE_PODS=2000 SABOTAGE_AT_ONCE=100 cargo test --locked --workspace --test sabotage -- --nocapture
 //! ```
-//! is the whole of it; without the numbers a part of it runs.
+//! is the whole of it; without the numbers a part of it runs. More than 110 pods at once are more than a node of unknown
+//! max-pods is given addresses for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
