@@ -207,7 +207,10 @@ impl Stage {
             state.extend(plain.map(|l| format!("{what}: {l}")));
         };
         add("rule", in_netns(&ns, "ip", &[family, "rule"])?);
-        add("route", in_netns(&ns, "ip", &[family, "route", "show", "table", "all"])?);
+        let routes = in_netns(&ns, "ip", &[family, "route", "show", "table", "all"])?;
+        // Of link-local addresses the kernel makes them when it is sure that nobody else has the address: a second later.
+        let own = |l: &&str| l.contains("fe80:") && l.contains("table local");
+        add("route", routes.lines().filter(|l| !own(l)).collect::<Vec<_>>().join("\n"));
         let links = in_netns(&ns, "ip", &["-o", "link"])?;
         add("link", links.lines().filter_map(|l| l.split_whitespace().nth(1)).collect::<Vec<_>>().join("\n"));
         let save = if family == "-6" { "ip6tables-save" } else { "iptables-save" };
