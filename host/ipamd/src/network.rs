@@ -7,8 +7,8 @@ use std::time::Duration;
 use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::store::EniSpec;
 use reservoir_net::iptables::{self, Iptables, Randomize, SnatConfig, SnatFacts};
-use reservoir_net::news::{self, Watcher};
-use reservoir_net::repair::pods::{Checked, Memory, Pod};
+use reservoir_net::news::{self, News, Watcher};
+use reservoir_net::repair::pods::{Checked, FirstNames, Memory, Pod};
 use reservoir_net::repair::{self, Ours, Repair};
 use reservoir_net::rule::Family;
 use reservoir_net::table::TableChoice;
@@ -50,6 +50,8 @@ pub trait HostNetwork: Send + Sync {
     fn watch(&self) -> Result<Option<Watcher>, String> {
         Ok(None)
     }
+    /// Every news is told, in their order.
+    fn hear(&self, _news: &News) {}
     /// What there is to lose, to tell which news matter.
     fn ours(&self) -> Ours {
         Ours::default()
@@ -80,6 +82,7 @@ pub struct KernelNetwork {
     /// not get them back.
     enis: Mutex<Vec<eni::EniSetup>>,
     pods: Mutex<Memory>,
+    first_names: Mutex<FirstNames>,
     snat: Mutex<Snat>,
 }
 
@@ -104,6 +107,7 @@ impl KernelNetwork {
             host: Mutex::default(),
             enis: Mutex::default(),
             pods: Mutex::default(),
+            first_names: Mutex::default(),
             snat: Mutex::default(),
         }
     }
@@ -141,6 +145,13 @@ impl KernelNetwork {
     }
 
     /// The family of the node's pods.
+    /// By which names the host's interfaces came, as far as it can be told now.
+    fn list_names(&self) -> Result<(), String> {
+        let links = links::list().map_err(|e| e.to_string())?;
+        lock(&self.first_names).list(&links);
+        Ok(())
+    }
+
     fn family(&self) -> Family {
         if self.modes.ipv6 { Family::V6 } else { Family::V4 }
     }
@@ -289,7 +300,17 @@ impl HostNetwork for KernelNetwork {
 
     fn watch(&self) -> Result<Option<Watcher>, String> {
         let families: &[Family] = if self.modes.ipv6 { &[Family::V6] } else { &[Family::V4] };
-        news::watch(families).map(Some).map_err(|e| e.to_string())
+        let watcher = news::watch(families).map_err(|e| e.to_string())?;
+        self.list_names()?;
+        Ok(Some(watcher))
+    }
+
+    fn hear(&self, news: &News) {
+        if *news != News::Overrun {
+            lock(&self.first_names).hear(news);
+        } else if let Err(error) = self.list_names() {
+            tracing::warn!("the host's interfaces cannot be listed: {error}");
+        }
     }
 
     fn ours(&self) -> Ours {
@@ -326,7 +347,8 @@ impl HostNetwork for KernelNetwork {
     }
 
     fn check_pods(&self, pods: &[Pod], write: bool) -> Result<Checked, String> {
-        repair::pods::check(self.family(), pods, &mut lock(&self.pods), write).map_err(|e| e.to_string())
+        let first_names = lock(&self.first_names).clone();
+        repair::pods::check(self.family(), pods, &mut lock(&self.pods), &first_names, write).map_err(|e| e.to_string())
     }
 }
 

@@ -64,6 +64,9 @@ pub async fn keep(pool: Weak<Pool>, clock: Clock) {
             }
             news = next_news(&mut watcher) => {
                 let Some(pool) = pool.upgrade() else { return };
+                if let Ok(news) = &news {
+                    pool.network().hear(news);
+                }
                 match news {
                     Ok(News::Overrun) => agenda.overrun(clock.now().mono),
                     Ok(news) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
 use reservoir_net::news::{self, News};
-use reservoir_net::repair::pods::{Memory, Pod};
+use reservoir_net::repair::pods::{FirstNames, Memory, Pod};
 use reservoir_net::repair::{self, Kind, Ours, Outcome};
 use reservoir_net::rule::Family;
 use reservoir_net::writes::{self, Writes};
@@ -85,7 +85,7 @@ impl Node {
                 let external = ["10.200.0.0/16".parse().unwrap()];
                 let (_, mut all) = repair::host(config, mac(PRIMARY), Some(&external)).unwrap();
                 let more = repair::interfaces(&*enis).unwrap();
-                let checked = repair::pods::check(config.family, pods, memory, true).unwrap();
+                let checked = repair::pods::check(config.family, pods, memory, &FirstNames::default(), true).unwrap();
                 for outcome in [more, checked.outcome] {
                     all.done.extend(outcome.done);
                     all.failed.extend(outcome.failed);

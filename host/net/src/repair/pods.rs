@@ -12,6 +12,8 @@
 //! The caller makes sure that no plugin is told of a change of the store between the moment it was asked for the pods and
 //! the end of [`check`]: then a DEL takes away what was written here, not the other way round.
 
+mod first;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -28,6 +30,8 @@ use crate::pods::plan_prune;
 use crate::prefix::IpPrefix;
 use crate::rule::{Family, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
 use crate::table;
+
+pub use first::FirstNames;
 
 /// An address that a pod has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +55,13 @@ pub struct Found {
     pub rules: Vec<Rule>,
     /// Of the main table.
     pub routes: Vec<RouteInfo>,
+    pub first_names: FirstNames,
 }
 
 impl Found {
-    fn take(kernel: &mut Kernel, family: Family) -> Result<Self, Error> {
+    fn take(kernel: &mut Kernel, family: Family, first_names: &FirstNames) -> Result<Self, Error> {
         Ok(Self {
+            first_names: first_names.clone(),
             links: kernel.links(Side::Host)?,
             rules: kernel.rules(Side::Host, family)?,
             routes: kernel.routes(Side::Host, family, table::MAIN, None)?,
@@ -97,9 +103,10 @@ impl Memory {
                 name: veth.name.clone(),
                 mac: veth.mac,
             });
-            // The name it had first is the right one.
+            // The name it was seen with first is the right one, unless it came by another that is the pod's.
             if let Some(veth) = self.of(pod).cloned().or(now) {
-                whole.insert(pod.address, veth);
+                let name = shown.first_name(pod, veth.index).map_or(veth.name, str::to_owned);
+                whole.insert(pod.address, Veth { name, ..veth });
             }
         }
         self.whole = whole;
@@ -153,7 +160,8 @@ pub fn plan(pods: &[Pod], memory: &Memory, found: &Found) -> Plan {
 /// What the host shows, by what is looked for.
 struct Shown<'a> {
     links: &'a [LinkInfo],
-    /// None where several interfaces share a suffix: another network may name its interfaces the same way.
+    first_names: &'a FirstNames,
+    /// By the end of the name it has, or came by. None where several interfaces share a suffix: another network may name its interfaces the same way.
     by_suffix: HashMap<&'a str, Option<&'a LinkInfo>>,
     to: HashSet<IpPrefix>,
     from: HashSet<IpPrefix>,
@@ -162,13 +170,16 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn of(found: &'a Found) -> Self {
-        let suffix = |link: &'a LinkInfo| {
-            let at = link.name.len().checked_sub(names::SUFFIX_LENGTH)?;
-            Some((link.name.get(at..)?, link))
+        let named =
+            |link: &'a LinkInfo| [Some(link.name.as_str()), found.first_names.of(link.index)].map(|n| (n, link));
+        let suffix = |(name, link): (Option<&'a str>, _)| {
+            let at = name?.len().checked_sub(names::SUFFIX_LENGTH)?;
+            Some((name?.get(at..)?, link))
         };
-        let mut by_suffix = HashMap::new();
-        for (end, link) in found.links.iter().filter_map(suffix) {
-            by_suffix.entry(end).and_modify(|other| *other = None).or_insert(Some(link));
+        let mut by_suffix: HashMap<&str, Option<&LinkInfo>> = HashMap::new();
+        for (end, link) in found.links.iter().flat_map(named).filter_map(suffix) {
+            let first = by_suffix.entry(end).or_insert(Some(link));
+            *first = first.filter(|other| other.index == link.index);
         }
         let ours = || found.rules.iter().filter(|r| !r.foreign && r.iif.is_none() && r.fwmark.is_none());
         let to = ours().filter(|r| r.priority == PRIORITY_TO_POD && r.from.is_none() && r.table == table::MAIN);
@@ -177,6 +188,7 @@ impl<'a> Shown<'a> {
         let routes = found.routes.iter().filter(|r| r.on_link);
         Self {
             links: &found.links,
+            first_names: &found.first_names,
             by_suffix,
             to: to.filter_map(|r| r.to).collect(),
             from: from.filter_map(|r| r.from).collect(),
@@ -190,6 +202,11 @@ impl<'a> Shown<'a> {
             Some(seen) => self.links.iter().find(|l| l.index == seen.index && l.mac == seen.mac),
             None => self.by_suffix.get(pod.suffix.as_deref()?).copied().flatten(),
         }
+    }
+
+    /// The name that the interface came by, if it is one of this pod.
+    fn first_name(&self, pod: &Pod, index: u32) -> Option<&'a str> {
+        self.first_names.of(index).filter(|name| pod.suffix.as_ref().is_some_and(|suffix| name.ends_with(suffix)))
     }
 
     /// What a pod with this veth lacks.
@@ -252,16 +269,22 @@ pub struct Checked {
 }
 
 /// Compares what the pods must have with what the host shows. With `write` the difference is put right; without, it is
-/// counted.
+/// counted. `first_names` are those of the interfaces as far as they are known.
 ///
 /// # Errors
 /// The kernel's, when it does not show.
-pub fn check(family: Family, pods: &[Pod], memory: &mut Memory, write: bool) -> Result<Checked, Error> {
+pub fn check(
+    family: Family,
+    pods: &[Pod],
+    memory: &mut Memory,
+    first_names: &FirstNames,
+    write: bool,
+) -> Result<Checked, Error> {
     let mut kernel = Kernel::host()?;
     let mut checked = Checked::default();
     // Twice if a veth has its name back: by its name the rest can be compared.
     for _ in 0..2 {
-        let found = Found::take(&mut kernel, family)?;
+        let found = Found::take(&mut kernel, family, first_names)?;
         memory.learn(pods, &found);
         let plan = plan(pods, memory, &found);
         checked.waits = plan.waits;

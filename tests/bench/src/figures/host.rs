@@ -13,7 +13,8 @@ use reservoir_net::iptables::{Iptables, Randomize, SnatConfig, SnatFacts};
 use reservoir_net::kernel::Kernel;
 use reservoir_net::plan::{OnFailure, Op, Route, Step, apply};
 use reservoir_net::prefix::IpPrefix;
-use reservoir_net::repair::{self, pods::Memory, pods::Pod};
+use reservoir_net::repair;
+use reservoir_net::repair::pods::{FirstNames, Memory, Pod};
 use reservoir_net::rule::{Family, Rule};
 use reservoir_net::writes::{self, Writes};
 use reservoir_net::{MacAddr, names, table};
@@ -106,7 +107,7 @@ fn measure() -> Result<Vec<Row>> {
 
     let mut memory = Memory::default();
     let begun = Instant::now();
-    let checked = repair::pods::check(Family::V4, &pods, &mut memory, true)?;
+    let checked = repair::pods::check(Family::V4, &pods, &mut memory, &FirstNames::default(), true)?;
     let programmed = begun.elapsed();
     if checked.outcome.done.len() != steps.len() || !checked.outcome.failed.is_empty() {
         bail!("{} of {} steps were done", checked.outcome.done.len(), steps.len());
@@ -117,7 +118,7 @@ fn measure() -> Result<Vec<Row>> {
         let (writes, done) = writes::of(|| -> Result<bool> {
             let (_, mut outcome) = repair::host(&CONFIG, primary, Some(&[]))?;
             outcome.join(repair::interfaces([&eni])?);
-            let checked = repair::pods::check(Family::V4, &pods, &mut memory, true)?;
+            let checked = repair::pods::check(Family::V4, &pods, &mut memory, &FirstNames::default(), true)?;
             Ok(outcome.is_empty() && checked.outcome.is_empty())
         });
         if !done? {

@@ -26,6 +26,7 @@ fn whole() -> Found {
         links: vec![LinkInfo { index: 1, mac: None, ..veth("lo") }, veth("eni0761ccbeace")],
         rules: vec![Rule::local(Family::V4, 0), Rule::to_pod(own()), Rule::from_pod(own(), 2)],
         routes: vec![route()],
+        first_names: FirstNames::default(),
     }
 }
 
@@ -126,6 +127,39 @@ fn a_renamed_veth_is_found_by_what_it_was() {
     found.links[1].name = "renamed0".to_owned();
     found.links[1].mac = Some(MacAddr([2, 0, 0, 0, 0, 10]));
     assert!(plan(&[pod()], &memory, &found).is_empty(), "another interface");
+}
+
+/// As udev does with what is new, and before anybody has seen the pod.
+#[test]
+fn a_veth_renamed_before_it_was_seen_gets_the_name_it_came_by() {
+    let named = |first: &str, now: &str| {
+        let mut found = whole();
+        found.first_names.list(&[veth(first)]);
+        found.links[1].name = now.to_owned();
+        found
+    };
+    for now in ["was0761ccbeace", "enp0s9"] {
+        let found = named("eni0761ccbeace", now);
+        let mut memory = Memory::default();
+        memory.learn(&[pod()], &found);
+        let expected = [format!("link set {now} name eni0761ccbeace")];
+        assert_eq!(texts(&plan(&[pod()], &memory, &found)), expected);
+        // Also if the news come after the first look.
+        let mut memory = Memory::default();
+        memory.learn(&[pod()], &Found { first_names: FirstNames::default(), ..found.clone() });
+        memory.learn(&[pod()], &found);
+        assert_eq!(texts(&plan(&[pod()], &memory, &found)), expected);
+    }
+    // Made under a name of its maker's and then named for the pod.
+    let found = named("tmp0", "eni0761ccbeace");
+    let mut memory = Memory::default();
+    memory.learn(&[pod()], &found);
+    assert!(plan(&[pod()], &memory, &found).is_empty());
+    // Two that came by the pod's name: whose it is cannot be told.
+    let mut found = named("eni0761ccbeace", "enp0s9");
+    found.links.push(LinkInfo { index: 10, ..veth("cali0761ccbeace") });
+    found.routes.clear();
+    assert_eq!(planned(&[pod()], &found), Vec::<String>::new());
 }
 
 #[test]
