@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use ring::cluster::Objects;
 use ring::{Node, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -143,6 +144,17 @@ impl Lab {
         match &mut self.kind {
             Kind::Namespaces(node) => node.end_daemon(Signal::KILL),
             Kind::Loopback(bare) => bare.kill(),
+        }
+    }
+
+    /// Serves these objects of the cluster to the daemon that is started next.
+    ///
+    /// # Errors
+    /// The lab has no namespaces.
+    pub fn serve(&mut self, objects: &Objects) -> Result<()> {
+        match &mut self.kind {
+            Kind::Namespaces(node) => node.start_cluster(objects),
+            Kind::Loopback(_) => bail!("this lab has no namespaces"),
         }
     }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, anyhow};
-use reservoir_kube::testing::{ENI_CONFIGS, NODES, Objects, Server};
+pub use reservoir_kube::testing::Objects;
+use reservoir_kube::testing::{ENI_CONFIGS, NODES, Server};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -64,6 +65,20 @@ pub fn put_node(objects: &Objects, zone: &str, max_pods: u32) {
         json!({"metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": zone}},
             "status": {"capacity": {"pods": max_pods.to_string()}}}),
     );
+}
+
+/// The subnet for pods of the simulated accounts that have one, and the second security group.
+pub const PODS_SUBNET: &str = "subnet-0e8d6c4b2a0f97531";
+pub const PODS_GROUP: &str = "sg-0f2a3b4c5d6e7f809";
+
+/// A node, and an ENIConfig of its zone's name that leads to [`PODS_SUBNET`] with [`PODS_GROUP`].
+#[must_use]
+pub fn with_eni_config(max_pods: u32) -> Objects {
+    const ZONE: &str = "us-west-2a";
+    let objects = Objects::new();
+    put_node(&objects, ZONE, max_pods);
+    put_eni_config(&objects, ZONE, PODS_SUBNET, &[PODS_GROUP]);
+    objects
 }
 
 /// An ENIConfig: where the secondary interfaces of the nodes that it is for are made, with which groups.

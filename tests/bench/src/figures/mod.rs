@@ -1,5 +1,6 @@
 //! What is measured. The references' figures were taken once, on a machine with two cores and a node like a c5.4xlarge.
 
+mod egress;
 mod guests;
 mod host;
 mod lifecycle;
@@ -27,6 +28,7 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "pods", about: "plugin ADD and DEL, one after another", measure: plugin::sequential },
     Figure { name: "parallel", about: "8 plugin ADDs at once", measure: plugin::parallel },
     Figure { name: "modes", about: "plugin ADD and DEL in each address mode", measure: modes::all },
+    Figure { name: "egress", about: "ADD and DEL of egress-cni", measure: egress::all },
     Figure { name: "host", about: "host set-up that changes nothing; rules of 250 pods", measure: host::network },
     Figure { name: "grpc", about: "AddNetwork and DelNetwork over open connections", measure: rpc::calls },
     Figure { name: "guests", about: "ADDs beside components that misbehave", measure: guests::beside },

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
+use reservoir_net::table;
+use ring::cluster::with_eni_config;
+
 use super::host::address;
 use crate::lab::{Lab, Spec};
 use crate::pods::{Namespaces, Plugin, Wiring, inside};
@@ -15,8 +18,8 @@ struct Mode {
     spec: Spec,
     pods: u16,
     ipv6: bool,
-    /// Addresses of each pod.
-    cards: u8,
+    /// Of each pod's addresses: the table its traffic leaves by.
+    tables: &'static [u32],
 }
 
 const PREFIXES: Spec = Spec {
@@ -29,7 +32,23 @@ const PREFIXES: Spec = Spec {
 };
 
 const MODES: &[Mode] = &[
-    Mode { name: "prefixes", spec: PREFIXES, pods: 80, ipv6: false, cards: 1 },
+    Mode { name: "prefixes", spec: PREFIXES, pods: 80, ipv6: false, tables: &[table::MAIN] },
+    // The pods' interfaces, and their addresses, are in another subnet than the node.
+    Mode {
+        name: "custom networking",
+        spec: Spec {
+            env: &[
+                ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
+                ("ENI_CONFIG_LABEL_DEF", "topology.kubernetes.io/zone"),
+                ("WARM_IP_TARGET", "45"),
+            ],
+            preset: "custom",
+            ..PREFIXES
+        },
+        pods: 40,
+        ipv6: false,
+        tables: &[2],
+    },
     Mode {
         name: "two cards",
         spec: Spec {
@@ -40,7 +59,7 @@ const MODES: &[Mode] = &[
         },
         pods: 40,
         ipv6: false,
-        cards: 2,
+        tables: &[table::MAIN, 10_101],
     },
     // Duplicate address detection takes a second or two of each.
     Mode {
@@ -57,7 +76,7 @@ const MODES: &[Mode] = &[
         },
         pods: 12,
         ipv6: true,
-        cards: 1,
+        tables: &[table::MAIN],
     },
 ];
 
@@ -76,8 +95,11 @@ pub fn all(table: &mut Table) -> Result<()> {
 fn one(mode: &Mode, table: &mut Table) -> Result<()> {
     let mut lab = Lab::new(&mode.spec)?;
     let mut plugin = Plugin::of(&lab)?;
-    if mode.cards > 1 {
+    if mode.tables.len() > 1 {
         plugin = plugin.on_every_card();
+    }
+    if mode.spec.preset == "custom" {
+        lab.serve(&with_eni_config(110))?;
     }
     lab.start()?;
     lab.settle(u64::from(mode.pods))?;
@@ -116,9 +138,8 @@ fn floor(mode: &Mode) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let (mut adds, mut dels) = (Vec::new(), Vec::new());
     inside(&node.names()[0], || {
         for (number, netns) in (0..).zip(pods.names()) {
-            let addresses: Vec<_> = (0..mode.cards)
-                .map(|card| (address(mode.ipv6, card, number), if card == 0 { 254 } else { 10_101 }))
-                .collect();
+            let addresses: Vec<_> =
+                (0..).zip(mode.tables).map(|(card, table)| (address(mode.ipv6, card, number), *table)).collect();
             let mut wiring = Wiring::with(netns, &addresses)?;
             adds.push(wiring.add()?);
             dels.push(wiring.del()?);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use reservoir_kube::testing::Objects;
 
 use super::live::{Live, Pool};
 use super::modes::{Mode, Place};
@@ -13,11 +12,6 @@ use crate::cni::Attachment;
 use crate::node::Pod;
 use crate::shell::in_netns;
 use crate::{Node, Options, cluster};
-
-/// The subnet for pods of the accounts that have one, and the second security group.
-pub const PODS_SUBNET: &str = "subnet-0e8d6c4b2a0f97531";
-pub const PODS_GROUP: &str = "sg-0f2a3b4c5d6e7f809";
-const ZONE: &str = "us-west-2a";
 
 /// Started while the policy is swapped.
 pub const MORE_PODS: usize = 8;
@@ -78,10 +72,7 @@ impl Stage {
             story.command(
                 "kubectl apply    # the Node with its zone, and the zone's ENIConfig: subnet and security group",
             );
-            let objects = Objects::new();
-            cluster::put_node(&objects, ZONE, 110);
-            cluster::put_eni_config(&objects, ZONE, PODS_SUBNET, &[PODS_GROUP]);
-            node.start_cluster(&objects)?;
+            node.start_cluster(&cluster::with_eni_config(110))?;
         }
         let seen = Seen { tag: node.netns().trim_start_matches("rn").to_owned(), ..Seen::default() };
         let now = Instant::now();

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::super::live::Pool;
 use super::super::modes::Place;
-use super::super::stage::{PODS_GROUP, PODS_SUBNET, Stage};
+use super::super::stage::Stage;
 use super::super::story::Story;
+use crate::cluster::{PODS_GROUP, PODS_SUBNET};
 
 pub fn show(stage: &Stage, story: &mut Story, pool: &Pool) -> Result<()> {
     let state = stage.node.sim_state()?;
