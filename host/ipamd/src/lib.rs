@@ -12,6 +12,7 @@ pub mod files;
 pub mod grpc;
 pub mod http;
 pub mod introspect;
+mod journal;
 pub mod kubernetes;
 pub mod logging;
 pub mod metrics;

@@ -1,5 +1,5 @@
 //! Drives the pool manager: one short lock around it, one task that carries its commands out, one thread that asks the
-//! policy, one that writes the checkpoint.
+//! policy, one that writes the checkpoint, one for the journal.
 //!
 //! ```text
 //! gRPC ── add, del ──▶ [ lock: Manager ] ── commands ──▶ driver task ──▶ Cloud, HostNetwork, policy thread
@@ -30,6 +30,7 @@ use tokio::sync::{Notify, OwnedRwLockWriteGuard, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::files;
+use crate::journal::JournalThread;
 use crate::metrics;
 use crate::metrics::{IpamdError, Metrics, Outcome, PodEniError, Waited};
 use crate::network::HostNetwork;
@@ -393,6 +394,7 @@ impl Pool {
     /// Carries commands out until the pool is stopped.
     pub async fn run(self: Arc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let policy = PolicyThread::start(&self);
+        let journals = JournalThread::start(files::journal_path(&self.edges.checkpoint));
         loop {
             let deadline = {
                 let (mut inner, now) = self.lock_now();
@@ -406,7 +408,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(command) => self.carry_out(command, &policy).await,
+                    Some(command) => self.carry_out(command, &policy, &journals).await,
                     None => return,
                 },
                 () = self.nearer.notified() => {}
@@ -419,7 +421,7 @@ impl Pool {
         }
     }
 
-    async fn carry_out(self: &Arc<Self>, command: Command, policy: &PolicyThread) {
+    async fn carry_out(self: &Arc<Self>, command: Command, policy: &PolicyThread, journals: &JournalThread) {
         match command {
             Command::Decide { node } => policy.ask(Question::Decide(node)),
             Command::Rank { job, node, request } => policy.ask(Question::Rank { job, node, request }),
@@ -494,12 +496,8 @@ impl Pool {
                 });
             }
             Command::Journal(journal) => {
-                let path = files::journal_path(&self.edges.checkpoint);
                 // Later commands count on it.
-                let written = tokio::task::spawn_blocking(move || files::write_journal(&path, &journal)).await;
-                if let Err(error) = written {
-                    tracing::error!("the journal was not written: {error}");
-                }
+                journals.write(journal).await;
             }
             // Done under the lock.
             Command::Resolve { .. }

@@ -1,6 +1,7 @@
 //! What this crate's tests put in the place of the kernel, of AWS and of the rest of the daemon.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,9 +34,16 @@ pub(crate) struct Recorded {
     /// MAC addresses and indexes.
     links: Mutex<Vec<(String, u32)>>,
     harm: Mutex<Option<String>>,
+    /// Who sets an interface up waits for it.
+    gate: Mutex<Arc<Mutex<()>>>,
 }
 
 impl Recorded {
+    /// No interface is set up while this is locked.
+    pub(crate) fn block_set_up(&self, gate: Arc<Mutex<()>>) {
+        *self.gate.lock().unwrap() = gate;
+    }
+
     /// What was done since the last look.
     pub(crate) fn taken(&self) -> Vec<String> {
         std::mem::take(&mut self.done.lock().unwrap())
@@ -77,6 +85,8 @@ impl HostNetwork for Recorded {
         self.note(format!("vpc {}", list(vpc)))
     }
     fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String> {
+        let gate = self.gate.lock().unwrap().clone();
+        drop(gate.lock().unwrap());
         self.note(format!("eni {} {subnet}", eni.id)).map(|()| eni.table)
     }
     fn table(&self, eni: &EniSpec) -> Result<u32, String> {
@@ -142,7 +152,7 @@ pub(crate) struct TestPool {
     pub(crate) pool: Arc<Pool>,
     pub(crate) objects: Objects,
     pub(crate) network: Arc<Recorded>,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl TestPool {
@@ -153,6 +163,10 @@ impl TestPool {
     /// With the trunk interface [`TRUNK`] on card 0, whose link does not show.
     pub(crate) fn with_trunk() -> Self {
         Self::make(&[0], true)
+    }
+
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        self.files.path().join("ipam.json")
     }
 
     fn make(cards: &[u32], trunk: bool) -> Self {
@@ -188,13 +202,30 @@ impl TestPool {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
-        Self { pool, objects, network, _files: files }
+        Self { pool, objects, network, files }
     }
 }
 
 impl Drop for TestPool {
     fn drop(&mut self) {
         self.pool.stop();
+    }
+}
+
+/// A secondary interface of card 0.
+pub(crate) fn spec(id: &str) -> EniSpec {
+    EniSpec {
+        id: id.to_owned(),
+        mac: "02:00:00:00:00:09".to_owned(),
+        card: 0,
+        device_index: 1,
+        subnet: "subnet-1".to_owned(),
+        table: 2,
+        address: Some(Ipv4Addr::new(10, 0, 0, 19).into()),
+        primary: false,
+        trunk: false,
+        efa: false,
+        excluded: false,
     }
 }
 
@@ -266,7 +297,7 @@ fn listing(request: &Request) -> Result<Answer, CloudError> {
     }
 }
 
-fn attached(card: u32) -> AttachedInterface {
+pub(crate) fn attached(card: u32) -> AttachedInterface {
     let last = |n: u8| Ipv4Addr::new(10, 0, u8::try_from(card).unwrap(), n);
     AttachedInterface {
         eni: format!("eni-{card}"),
@@ -284,7 +315,7 @@ fn attached(card: u32) -> AttachedInterface {
     }
 }
 
-fn settings(cards: &[u32]) -> Settings {
+pub(crate) fn settings(cards: &[u32]) -> Settings {
     let limits = InstanceLimits::of("c5.4xlarge").unwrap();
     Settings {
         instance: Instance {
