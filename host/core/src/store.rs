@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use types::{
-    Assigned, Assignment, Change, CidrView, EniSpec, Error, Key, MAIN_TABLE, Orphan, PodMeta, Released, Stats, Time,
-    table_of,
+    Assigned, Assignment, Change, CidrView, EniSpec, Error, Key, MAIN_TABLE, Orphan, PodMeta, Record, Released, Stats,
+    Time, table_of,
 };
 
 use crate::checkpoint::{self, Allocation};
@@ -33,8 +33,8 @@ pub struct Store {
     enis: Vec<Eni>,
     by_key: HashMap<Key, IpAddr>,
     orphans: Vec<Orphan>,
-    /// Addresses that orphans gave up while their CIDRs were not here, and when: they cool wherever they turn up.
-    given_up: Vec<(IpAddr, Time)>,
+    /// Addresses that orphans gave up while their CIDRs were not here: they cool wherever they turn up.
+    given_up: Vec<GivenUp>,
 }
 
 #[derive(Debug)]
@@ -65,7 +65,17 @@ struct Cidr {
 struct Address {
     ip: IpAddr,
     assignment: Option<Arc<Assignment>>,
+    /// When the pod that had it last was given it, Unix nanoseconds.
+    given: Option<i64>,
     released: Option<Time>,
+}
+
+#[derive(Debug)]
+struct GivenUp {
+    ip: IpAddr,
+    /// As of [`Address`].
+    given: i64,
+    released: Time,
 }
 
 impl Store {
@@ -123,10 +133,10 @@ impl Store {
             eni.cidrs[position].occupy(orphan.address, orphan.assignment);
             eni.assigned += 1;
         }
-        let (back, still) = std::mem::take(&mut self.given_up).into_iter().partition(|(ip, _)| net.contains(*ip));
+        let (back, still) = std::mem::take(&mut self.given_up).into_iter().partition(|g| net.contains(g.ip));
         self.given_up = still;
-        for (ip, at_time) in back {
-            self.enis[at].cidrs[position].cool(ip, at_time);
+        for given_up in back {
+            self.enis[at].cidrs[position].cool(&given_up);
         }
         Ok(())
     }
@@ -246,9 +256,10 @@ impl Store {
             eni.cidrs[cidr].vacate(ip, Some(now))
         } else {
             let at = self.orphans.iter().position(|o| o.address == ip).ok_or(Error::UnknownPod)?;
-            self.given_up.retain(|(_, since)| now <= *since + self.cooldown);
-            self.given_up.push((ip, now));
-            Some(self.orphans.swap_remove(at).assignment)
+            let assignment = self.orphans.swap_remove(at).assignment;
+            self.given_up.retain(|g| now <= g.released + self.cooldown);
+            self.given_up.push(GivenUp { ip, given: assignment.timestamp, released: now });
+            Some(assignment)
         };
         let assignment = assignment.ok_or(Error::UnknownPod)?;
         Ok(Released {
@@ -281,7 +292,7 @@ impl Store {
                     eni.cidrs[cidr].occupy(ip, assignment);
                     eni.assigned += 1;
                 } else {
-                    self.given_up.retain(|(other, _)| *other != ip);
+                    self.given_up.retain(|g| g.ip != ip);
                     self.orphans.push(Orphan { address: ip, assignment });
                 }
             }
@@ -439,7 +450,7 @@ impl Store {
                 cooling: c.cooling(now, self.cooldown),
                 cooled_at: c.cooled_at(now, self.cooldown),
                 last_used: c.last_used,
-                records: c.addresses.iter().map(|a| (a.ip, a.assignment.as_deref(), a.released)).collect(),
+                records: c.addresses.iter().map(Address::record).collect(),
             })
         })
     }
@@ -512,7 +523,7 @@ impl Cidr {
         let at = match self.addresses.binary_search_by(|a| a.ip.cmp(&ip)) {
             Ok(at) => at,
             Err(at) => {
-                self.addresses.insert(at, Address { ip, assignment: None, released: None });
+                self.addresses.insert(at, Address { ip, assignment: None, given: None, released: None });
                 at
             }
         };
@@ -532,6 +543,7 @@ impl Cidr {
         let taken = self.addresses[at].assignment.take()?;
         self.assigned -= 1;
         if cooling_from.is_some() {
+            self.addresses[at].given = Some(taken.timestamp);
             self.addresses[at].released = cooling_from;
             self.last_used = cooling_from;
         } else {
@@ -540,10 +552,12 @@ impl Cidr {
         Some(taken)
     }
 
-    /// A pod gave the address up at `since`, before the CIDR was here.
-    fn cool(&mut self, ip: IpAddr, since: Time) {
-        self.record(ip).released = Some(since);
-        self.last_used = self.last_used.max(Some(since));
+    /// A pod gave the address up before the CIDR was here.
+    fn cool(&mut self, given_up: &GivenUp) {
+        let record = self.record(given_up.ip);
+        record.given = Some(given_up.given);
+        record.released = Some(given_up.released);
+        self.last_used = self.last_used.max(Some(given_up.released));
     }
 
     fn cooling(&self, now: Time, cooldown: Duration) -> u32 {
@@ -577,6 +591,12 @@ impl Cidr {
 }
 
 impl Address {
+    fn record(&self) -> Record<'_> {
+        let assignment = self.assignment.as_deref();
+        let given = assignment.map(|a| a.timestamp).or(self.given);
+        Record { ip: self.ip, assignment, given, released: self.released }
+    }
+
     /// Inclusive: an address released at t is free strictly after t + cooldown (spec 02 §5.4).
     fn cooling(&self, now: Time, cooldown: Duration) -> bool {
         self.assignment.is_none() && self.released.is_some_and(|t| now <= t + cooldown)

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reservoir_core::ip::IpNet;
 use reservoir_core::manager::{Manager, Now};
-use reservoir_core::store::{Assignment, CidrView, Time};
+use reservoir_core::store::{CidrView, Record};
 use reservoir_core::time::rfc3339_nanos;
 use reservoir_policy::{Policies, Status};
 use serde::Serialize;
@@ -110,77 +110,68 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 /// `/v1/enis` (spec 02 §8.3).
 #[must_use]
 pub fn enis(pool: &Pool) -> String {
-    let cards = pool.look(|manager, now| {
-        let cards = manager.cards().iter().map(|card| {
-            let store = card.store();
-            let stats = store.stats(now.mono);
-            let enis = store.enis().map(|(spec, _)| {
-                let mut ipv4 = BTreeMap::new();
-                let mut ipv6 = BTreeMap::new();
-                for view in store.cidrs(&spec.id, now.mono) {
-                    let map = if view.net.is_ipv4() { &mut ipv4 } else { &mut ipv6 };
-                    map.insert(view.net.to_string(), cidr(&view, now));
-                }
-                let eni = Eni {
-                    id: spec.id.clone(),
-                    is_primary: spec.primary,
-                    is_trunk: spec.trunk,
-                    is_efa: spec.efa,
-                    device_number: spec.device_index,
-                    ipv4,
-                    ipv6,
-                    excluded: spec.excluded,
-                    table: spec.table,
-                    subnet: spec.subnet.clone(),
-                };
-                (spec.id.clone(), eni)
-            });
-            (card.index().to_string(), Card { total: stats.total, assigned: stats.assigned, enis: enis.collect() })
-        });
-        cards.collect::<BTreeMap<_, _>>()
-    });
+    let cards = pool.look(|manager, now| cards(manager, now));
     // Maps with string keys and plain values always serialise.
     serde_json::to_string(&cards).unwrap_or_default()
 }
 
+fn cards(manager: &Manager, now: Now) -> BTreeMap<String, Card> {
+    let cards = manager.cards().iter().map(|card| {
+        let store = card.store();
+        let stats = store.stats(now.mono);
+        let enis = store.enis().map(|(spec, _)| {
+            let mut ipv4 = BTreeMap::new();
+            let mut ipv6 = BTreeMap::new();
+            for view in store.cidrs(&spec.id, now.mono) {
+                let map = if view.net.is_ipv4() { &mut ipv4 } else { &mut ipv6 };
+                map.insert(view.net.to_string(), cidr(&view, now));
+            }
+            let eni = Eni {
+                id: spec.id.clone(),
+                is_primary: spec.primary,
+                is_trunk: spec.trunk,
+                is_efa: spec.efa,
+                device_number: spec.device_index,
+                ipv4,
+                ipv6,
+                excluded: spec.excluded,
+                table: spec.table,
+                subnet: spec.subnet.clone(),
+            };
+            (spec.id.clone(), eni)
+        });
+        (card.index().to_string(), Card { total: stats.total, assigned: stats.assigned, enis: enis.collect() })
+    });
+    cards.collect()
+}
+
 fn cidr(view: &CidrView<'_>, now: Now) -> Cidr {
-    let addresses = view
-        .records
-        .iter()
-        .map(|(ip, assignment, released)| (ip.to_string(), address(*ip, *assignment, *released, now)));
     Cidr {
         cidr: Net { ip: view.net.network(), mask: mask(view.net) },
-        addresses: addresses.collect(),
+        addresses: view.records.iter().map(|record| (record.ip.to_string(), address(record, now))).collect(),
         is_prefix: !view.net.is_host(),
         address_family: if view.net.is_ipv4() { "4" } else { "6" },
     }
 }
 
-fn address(ip: IpAddr, assignment: Option<&Assignment>, released: Option<Time>, now: Now) -> Address {
-    let unassigned = released
-        .map_or_else(|| NEVER.to_owned(), |at| rfc3339_nanos(now.unix.saturating_sub(now.mono.saturating_sub(at))));
-    match assignment {
-        Some(a) => Address {
-            address: ip,
-            key: Key { network_name: a.key.network.clone(), ..Key::default() },
-            metadata: Metadata {
-                namespace: a.pod.namespace.clone(),
-                name: a.pod.name.clone(),
-                interfaces: a.pod.interfaces,
-            },
-            assigned_time: u64::try_from(a.timestamp)
-                .ok()
-                .filter(|t| *t > 0)
-                .map_or_else(|| NEVER.to_owned(), |t| rfc3339_nanos(Duration::from_nanos(t))),
-            unassigned_time: unassigned,
-        },
-        None => Address {
-            address: ip,
-            key: Key::default(),
-            metadata: Metadata::default(),
-            assigned_time: NEVER.to_owned(),
-            unassigned_time: unassigned,
-        },
+/// Who holds nothing has an empty key, and both times are told (spec 02 §8.3).
+fn address(record: &Record<'_>, now: Now) -> Address {
+    let given = record.given.and_then(|at| u64::try_from(at).ok()).filter(|at| *at > 0);
+    let released = record.released.map(|at| now.unix.saturating_sub(now.mono.saturating_sub(at)));
+    let time = |at: Option<Duration>| at.map_or_else(|| NEVER.to_owned(), rfc3339_nanos);
+    let (key, metadata) = match record.assignment {
+        Some(a) => (
+            Key { network_name: a.key.network.clone(), ..Key::default() },
+            Metadata { namespace: a.pod.namespace.clone(), name: a.pod.name.clone(), interfaces: a.pod.interfaces },
+        ),
+        None => Default::default(),
+    };
+    Address {
+        address: record.ip,
+        key,
+        metadata,
+        assigned_time: time(given.map(Duration::from_nanos)),
+        unassigned_time: time(released),
     }
 }
 
@@ -273,4 +264,44 @@ pub fn figures(pool: &Arc<Pool>) -> PoolFigures {
             per_cidr,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use reservoir_core::manager::{Add, Journal, Wanted};
+    use reservoir_core::store::{Key, PodMeta};
+
+    use super::*;
+    use crate::testing::{attached, settings};
+
+    #[test]
+    fn addresses_of_pods_and_of_those_that_are_gone_in_the_bytes_of_the_reference() {
+        let at = |seconds: u64| Now {
+            mono: Duration::from_secs(seconds),
+            unix: Duration::new(1_788_336_000 + seconds, 123_456_789),
+        };
+        let mut manager = Manager::new(settings(&[0]));
+        manager.boot(at(0), &[attached(0)], Journal::default());
+        let key = |pod: &str| Key::new("aws-cni", format!("sandbox-of-{pod}"), "eth0");
+        for (seconds, pod) in [(1, "gone"), (2, "here")] {
+            let meta = PodMeta { namespace: "shop".to_owned(), name: pod.to_owned(), interfaces: 1 };
+            assert!(matches!(manager.add(at(seconds), &key(pod), &meta, Wanted::One), Add::Assigned(_)));
+        }
+        manager.del(at(5), &key("gone")).unwrap();
+        let text = serde_json::to_string(&cards(&manager, at(9))).unwrap();
+        let expected = concat!(
+            r#"{"0":{"TotalIPs":2,"AssignedIPs":1,"ENIs":{"eni-0":{"ID":"eni-0","IsPrimary":true,"IsTrunk":false,"#,
+            r#""IsEFA":false,"DeviceNumber":0,"AvailableIPv4Cidrs":{"10.0.0.11/32":{"Cidr":{"IP":"10.0.0.11","#,
+            r#""Mask":"/////w=="},"IPAddresses":{"10.0.0.11":{"Address":"10.0.0.11","IPAMKey":{"networkName":"","#,
+            r#""containerID":"","ifName":""},"IPAMMetadata":{},"AssignedTime":"2026-09-02T08:00:01.123456789Z","#,
+            r#""UnassignedTime":"2026-09-02T08:00:05.123456789Z"}},"IsPrefix":false,"AddressFamily":"4"},"#,
+            r#""10.0.0.12/32":{"Cidr":{"IP":"10.0.0.12","Mask":"/////w=="},"IPAddresses":{"10.0.0.12":{"#,
+            r#""Address":"10.0.0.12","IPAMKey":{"networkName":"aws-cni","containerID":"","ifName":""},"#,
+            r#""IPAMMetadata":{"k8sPodNamespace":"shop","k8sPodName":"here","interfacesCount":1},"#,
+            r#""AssignedTime":"2026-09-02T08:00:02.123456789Z","UnassignedTime":"0001-01-01T00:00:00Z"}},"#,
+            r#""IsPrefix":false,"AddressFamily":"4"}},"IPv6Cidrs":{},"IsExcludedForPodIPs":false,"#,
+            r#""RouteTableID":254,"SubnetID":"subnet-1"}}}}"#,
+        );
+        assert_eq!(text, expected);
+    }
 }

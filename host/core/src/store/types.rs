@@ -171,8 +171,20 @@ pub struct CidrView<'a> {
     pub cooling: u32,
     pub cooled_at: Option<Time>,
     pub last_used: Option<Time>,
-    /// Address, who holds it, when it was given up.
-    pub records: Vec<(IpAddr, Option<&'a Assignment>, Option<Time>)>,
+    /// Of the addresses that were ever handed out, by address.
+    pub records: Vec<Record<'a>>,
+}
+
+/// What is known of an address that was handed out (spec 02 §8.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub ip: IpAddr,
+    /// Who holds it.
+    pub assignment: Option<&'a Assignment>,
+    /// When it was given to who holds it, or to who held it last: Unix nanoseconds. What is below 1 is not known.
+    pub given: Option<i64>,
+    /// When it was given up; none while somebody holds it.
+    pub released: Option<Time>,
 }
 
 /// The routing table of an interface's traffic (spec 04 §7.2).
