@@ -225,12 +225,17 @@ fn read_file(
         let suffix = reservoir_net::names::suffix(namespace, name, 0);
         live(&suffix) || young.contains(&suffix)
     });
+    let mut stale = Vec::new();
     for allocation in rebuilt {
         match allocation.address(ipv6) {
             Some(address) if live(&allocation.key.container) => sorted.kept.push((allocation, address)),
-            _ => sorted.dropped.push((allocation, DropReason::StaleVeth)),
+            _ => stale.push(allocation),
         }
     }
+    // Their rules go as those of any other pod that is gone (spec 02 §7.2), unless a living one has the address.
+    let addresses = stale.iter().flat_map(|a| [a.address(false), a.address(true)]).flatten();
+    sorted.prune.extend(addresses.filter(|ip| !sorted.kept.iter().any(|(_, kept)| kept == ip)));
+    sorted.dropped.extend(stale.into_iter().map(|allocation| (allocation, DropReason::StaleVeth)));
     for (allocation, reason) in &sorted.dropped {
         tracing::warn!(
             namespace = allocation.pod.namespace,

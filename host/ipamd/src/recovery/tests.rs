@@ -94,6 +94,24 @@ fn rebuilt_entries_live_as_long_as_their_veth() {
     let found = read(&path, &host, 7).unwrap();
     assert_eq!(found.kept.len(), 1);
     assert_eq!(found.kept[0].1.to_string(), "10.0.0.5");
+    assert_eq!(found.prune, ["10.0.0.6".parse::<IpAddr>().unwrap()], "the rules of the other one go (spec 02 §7.2)");
+    assert_eq!(found.dropped.len(), 1);
+}
+
+#[test]
+fn the_rules_of_a_rebuilt_entry_stay_where_a_living_pod_has_its_address() {
+    let pod =
+        PodMeta { namespace: "kube-system".to_owned(), name: "coredns-57ff979f67-qqbdh".to_owned(), interfaces: 1 };
+    let address: IpAddr = "10.0.0.5".parse().unwrap();
+    let texts = [
+        checkpoint::entry(&Key::new("n", "c", "eth0"), address, 1, &pod),
+        checkpoint::entry(&Key::new(RECOVERED, "0d7763386da", "unknown"), address, 0, &PodMeta::default()),
+    ];
+    let content = checkpoint::render(texts.iter().map(String::as_str));
+    let (_dir, path) = file(Some(std::str::from_utf8(&content).unwrap()));
+    let host = Host { links: Some(vec!["lo", "enib5faff8a083"]), pods: None };
+    let found = read(&path, &host, 1000).unwrap();
+    assert_eq!((found.kept.len(), found.prune.len()), (1, 0), "{found:?}");
 }
 
 #[test]
