@@ -5,7 +5,7 @@
 //! | [`table`], [`variable`], [`docs`] | every variable of spec 05 §16 and ours, and the page made of it |
 //! | [`parse`], [`values`] | one value |
 //! | `read`, [`environment`] | one variable, with what is used instead of a bad value |
-//! | `rules`, [`instance`], `not_yet` | several variables; what the instance type allows; what this release lacks |
+//! | `rules`, `tags`, [`instance`], `not_yet` | several variables; what the instance type allows; what this release lacks |
 //! | [`report`] | everything that was wrong, together |
 //! | [`settings`] | what introspection shows of it |
 
@@ -28,6 +28,7 @@ pub mod report;
 mod rules;
 pub mod settings;
 pub mod table;
+mod tags;
 pub mod values;
 pub mod variable;
 
@@ -95,7 +96,7 @@ pub struct Provisioning {
     pub manage_non_schedulable: bool,
     pub manage_untagged_eni: bool,
     pub subnet_discovery: bool,
-    /// Without the keys that are ours.
+    /// Without those that EC2 would refuse, and without keys that are ours.
     pub additional_tags: BTreeMap<String, String>,
     /// Empty = unset.
     pub cluster_name: String,
@@ -300,15 +301,8 @@ fn provisioning(r: &Reader<'_>, modes: &Modes) -> Provisioning {
     let imds_only = r.boolean("ENABLE_IMDS_ONLY_MODE", false);
     let disabled = r.boolean("DISABLE_NETWORK_RESOURCE_PROVISIONING", false) || imds_only;
     let cleanup_off = r.boolean("DISABLE_LEAKED_ENI_CLEANUP", false);
-    let mut additional_tags = r.string_map("ADDITIONAL_ENI_TAGS");
-    additional_tags.retain(|key, value| {
-        let ours = key.contains("k8s.amazonaws.com");
-        if ours {
-            let tag = format!("{key}={value}");
-            r.warn("ADDITIONAL_ENI_TAGS", Some(&tag), "keys with k8s.amazonaws.com are reserved; this tag is left out");
-        }
-        !ours
-    });
+    let cluster_name = r.text("CLUSTER_NAME").unwrap_or_default().to_owned();
+    let additional_tags = tags::additional(r, !cluster_name.is_empty());
     const ENI_CONFIG: &str = "k8s.amazonaws.com/eniConfig";
     Provisioning {
         disabled,
@@ -318,7 +312,7 @@ fn provisioning(r: &Reader<'_>, modes: &Modes) -> Provisioning {
         manage_untagged_eni: r.boolean("MANAGE_UNTAGGED_ENI", true),
         subnet_discovery: r.boolean("ENABLE_SUBNET_DISCOVERY", true),
         additional_tags,
-        cluster_name: r.text("CLUSTER_NAME").unwrap_or_default().to_owned(),
+        cluster_name,
         eni_config_annotation: r.text("ENI_CONFIG_ANNOTATION_DEF").unwrap_or(ENI_CONFIG).to_owned(),
         eni_config_label: r.text("ENI_CONFIG_LABEL_DEF").unwrap_or(ENI_CONFIG).to_owned(),
         backing_store: r.text("AWS_VPC_K8S_CNI_BACKING_STORE").unwrap_or("/var/run/aws-node/ipam.json").into(),

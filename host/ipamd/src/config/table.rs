@@ -236,7 +236,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "{}",
         class: JsonMap,
         here: Now,
-        effect: "Extra tags put on every ENI the daemon creates or manages. A key that contains k8s.amazonaws.com is dropped with a warning; the rest is kept.",
+        effect: "Extra tags put on every ENI the daemon creates or manages. Left out with a warning, each by itself: keys that contain k8s.amazonaws.com, and what EC2 would refuse (keys that begin with aws: or have more than 128 characters, values of more than 256, what is beyond 50 tags with ours).",
     },
     Variable {
         name: "CLUSTER_NAME",
