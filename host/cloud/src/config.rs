@@ -16,7 +16,8 @@ pub struct CloudConfig {
     /// `AWS_EC2_ENDPOINT`: wins over the SDK's `AWS_ENDPOINT_URL_EC2` and `AWS_ENDPOINT_URL` (spec 03 W-1).
     /// Empty is unset.
     pub ec2_endpoint: Option<String>,
-    /// `HTTP_TIMEOUT`: the whole of one EC2 attempt, connection to last byte.
+    /// `HTTP_TIMEOUT`: the whole of one EC2 attempt, connection to last byte. Reads of metadata end sooner whatever it is
+    /// (spec 03 §2.3).
     pub http_timeout: Duration,
     /// `AWS_CA_BUNDLE`: a file of PEM certificates to trust in place of the system's. Empty is unset.
     pub ca_bundle: Option<PathBuf>,

@@ -7,6 +7,8 @@ use reservoir_core::policy::Family;
 
 use super::client::Timing;
 use super::{Imds, ImdsConfig, ImdsError, Metadata};
+use crate::AwsCloud;
+use crate::config::{CloudConfig, ConnectError};
 use crate::testing::{Reply, Seen, Server, example_metadata, token};
 
 const TOKEN: &str = "/latest/api/token";
@@ -398,4 +400,15 @@ fn the_endpoint_must_be_plain_http() {
     }
     assert_eq!("IPv6".parse::<super::EndpointMode>().unwrap(), super::EndpointMode::Ipv6);
     assert!("5".parse::<super::EndpointMode>().unwrap_err().to_string().contains("\"5\""));
+}
+
+#[tokio::test]
+async fn http_timeout_prolongs_no_read_of_metadata() {
+    // Spec 03 §2.3: at least 10 s for EC2 is twice what a read may take in all.
+    let server = Server::start(|_| Reply::Silence).await;
+    let config = CloudConfig { imds: config(&server), http_timeout: Duration::from_secs(60), ..CloudConfig::default() };
+    let begun = std::time::Instant::now();
+    let error = AwsCloud::connect(config).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(matches!(&error, ConnectError::Metadata(e) if e.kind == ErrorKind::Unknown), "{error}");
 }

@@ -556,7 +556,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "10",
         class: IntMin10,
         here: Now,
-        effect: "HTTP time-out of EC2 and instance-metadata calls, at least 10.",
+        effect: "Time-out of one attempt of an EC2 call, and of what credentials are read from, at least 10. Reads of the instance metadata service have shorter ones that do not change: 0.75 s for an attempt, 5 s in all.",
     },
     Variable {
         name: "AWS_EC2_ENDPOINT",
