@@ -38,13 +38,13 @@ impl Ec2 {
         if let Some(answer) = without_a_call(&request) {
             return answer;
         }
-        let api = request.api();
+        let (api, label) = (request.api(), request.latency_label());
         let expected_absence = absence_is_an_answer(&request);
         let out_of_sync = shows_stale_metadata(&request);
         metrics::ec2_request(api);
         let start = Instant::now();
         let result = self.send(request).await.map_err(|failed| failed.of(api));
-        metrics::latency(api, start.elapsed(), result.as_ref().err().map(|e| e.code.as_str()));
+        metrics::latency(label, start.elapsed(), result.as_ref().err().map(|e| e.code.as_str()));
         if let Err(error) = &result {
             tracing::debug!(%error, kind = ?error.kind, "EC2 call failed");
             if !(expected_absence && error.kind == ErrorKind::NotFound) {

@@ -9,6 +9,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::ip::{IpNet, Ipv4Net};
 use crate::policy::{Family, Unit};
 
+/// Under this name the time of every read of IMDS is recorded, by the key (spec 03 §12.1, W-22).
+pub const METADATA_LATENCY: &str = "GetMetadata";
+/// The same for the wait from EC2's answer to an attachment until the new interface can be used (spec 03 §7.7).
+pub const ATTACHED_LATENCY: &str = "waitForENIAndIPsAttached";
+
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -81,6 +86,17 @@ impl Request {
             Self::AssignIpv6Prefix { .. } => "AssignIpv6Addresses",
             Self::UnassignIpv6Prefixes { .. } => "UnassignIpv6Addresses",
             Self::CreateTags { .. } => "CreateTags",
+        }
+    }
+
+    /// The `api` label of `awscni_aws_api_latency_ms`: the call's name, but for one that the reference spells differently
+    /// there (spec 02 W26), and for reads of IMDS, which share one.
+    #[must_use]
+    pub fn latency_label(&self) -> &'static str {
+        match self {
+            Self::AssignIpv6Prefix { .. } => "AssignIpv6AddressesWithContext",
+            _ if self.is_ec2() => self.api(),
+            _ => METADATA_LATENCY,
         }
     }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use reservoir_core::cloud::{AttachedInterface, CloudError, ErrorKind, Instance};
+use reservoir_core::cloud::{AttachedInterface, CloudError, ErrorKind, Instance, METADATA_LATENCY};
 use reservoir_core::ip::IpNet;
 use reservoir_core::policy::Family;
 
@@ -231,7 +231,7 @@ impl Metadata {
     async fn fetch(&self, key: &Key) -> Result<String, ImdsError> {
         let start = Instant::now();
         let result = self.imds.get(&key.path).await;
-        metrics::latency("GetMetadata", start.elapsed(), result.is_err().then_some(""));
+        metrics::latency(METADATA_LATENCY, start.elapsed(), result.is_err().then_some(""));
         result
     }
 }

@@ -128,6 +128,7 @@ fn calls_are_counted_under_the_names_of_the_reference() {
             cloud.call(Request::CreateTags { resource: eni(), tags: vec![] }).await.unwrap();
             cloud.call(Request::DeleteNetworkInterface { eni: eni() }).await.unwrap_err();
             cloud.call(Request::SetSecurityGroups { eni: eni(), groups: vec![] }).await.unwrap_err();
+            cloud.call(Request::AssignIpv6Prefix { eni: eni() }).await.unwrap_err();
             cloud
                 .call(Request::VpcCidrs { mac: "06:00:00:00:00:00".to_owned(), family: Family::Ipv4 })
                 .await
@@ -144,6 +145,10 @@ fn calls_are_counted_under_the_names_of_the_reference() {
         r#"awscni_aws_api_error_count{api="GetVPCIPv4CIDRBlocks",error="IMDSRequestError"} 1"#,
         r#"awscni_aws_api_latency_ms_count{api="CreateTags",error="false",status="200"} 1"#,
         r#"awscni_aws_api_latency_ms_count{api="DeleteNetworkInterface",error="true",status="InvalidNetworkInterfaceID.NotFound"} 1"#,
+        // W26.
+        r#"awscni_ec2api_req_count{fn="AssignIpv6Addresses"} 1"#,
+        r#"awscni_aws_api_error_count{api="AssignIpv6Addresses",error="InvalidNetworkInterfaceID.NotFound"} 1"#,
+        r#"awscni_aws_api_latency_ms_count{api="AssignIpv6AddressesWithContext",error="true",status="InvalidNetworkInterfaceID.NotFound"} 1"#,
         r#"awscni_aws_api_latency_ms_count{api="GetMetadata",error="true",status=""} 1"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
