@@ -274,6 +274,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// No answer: connection, time-out, 5xx. The call may have had its effect.
     Unknown,
+    /// No subnet may have a new interface: nothing was asked of EC2 (spec 01 §6.3).
+    NoSubnet,
     /// Any other refusal.
     Refused,
 }

@@ -62,11 +62,25 @@ pub fn excluded(tags: Option<&Pairs>, cluster: &str) -> bool {
     })
 }
 
-/// Why there is no subnet for a new interface, in the words of the reference (spec 01 §6.3). `primary_excluded`: the
-/// node's own subnet is tagged out; `listed`: EC2 told the subnets.
+/// What of a subnet keeps new interfaces out of it: the tag that is to blame. None where nothing does.
 #[must_use]
-pub fn none_eligible(discovery: bool, listed: bool, primary_excluded: bool) -> &'static str {
-    match (discovery, listed, primary_excluded) {
+pub fn blame(tags: &Pairs, primary: bool, cluster: &str, discovery: bool) -> Option<String> {
+    if standing(tags, primary, cluster, discovery) == Standing::Eligible {
+        return None;
+    }
+    Some(match role(tags) {
+        Role::Out => format!("{ROLE_TAG}=0"),
+        Role::In if !cluster_match(tags, cluster) => format!("{CLUSTER_TAG_PREFIX}… names others than {cluster}"),
+        Role::In => "ENABLE_SUBNET_DISCOVERY is false".to_owned(),
+        Role::Unsaid => format!("no tag {ROLE_TAG}"),
+    })
+}
+
+/// Why there is no subnet for a new interface: in the words of the reference (spec 01 §6.3), then what is to blame of each
+/// subnet, as far as EC2 told of it. `primary_excluded`: the node's own is tagged out; `listed`: EC2 told the subnets.
+#[must_use]
+pub fn none_eligible(discovery: bool, listed: bool, primary_excluded: bool, blamed: &[(&str, String)]) -> String {
+    let words = match (discovery, listed, primary_excluded) {
         (false, _, true) => {
             "primary subnet is tagged with kubernetes.io/role/cni=0 and subnet discovery is disabled - no valid subnets \
              available for ENI creation"
@@ -78,7 +92,9 @@ pub fn none_eligible(discovery: bool, listed: bool, primary_excluded: bool) -> &
             "no valid subnets available for ENI creation - all subnets are either not tagged or tagged with \
              kubernetes.io/role/cni=0"
         }
-    }
+    };
+    let each: Vec<String> = blamed.iter().map(|(subnet, why)| format!("{subnet}: {why}")).collect();
+    if each.is_empty() { words.to_owned() } else { format!("{words} ({})", each.join("; ")) }
 }
 
 #[cfg(test)]
@@ -117,6 +133,21 @@ mod tests {
             assert_ne!(standing(&tags, false, "a", false), Eligible, "other without discovery {pairs:?}");
         }
         assert_eq!(standing(&tags(&[(ROLE_TAG, "1"), THEIRS]), false, "", true), Eligible, "no cluster name");
+    }
+
+    #[test]
+    fn the_tag_that_keeps_interfaces_out_is_named() {
+        const IN: (&str, &str) = (ROLE_TAG, "1");
+        const THEIRS: (&str, &str) = ("cni.networking.k8s.aws/cluster/b", "shared");
+        let why = |pairs, primary, discovery| blame(&tags(pairs), primary, "a", discovery);
+        assert_eq!(why(&[IN], false, true), None);
+        assert_eq!(why(&[(ROLE_TAG, "0")], true, true).unwrap(), "kubernetes.io/role/cni=0");
+        assert_eq!(why(&[], false, true).unwrap(), "no tag kubernetes.io/role/cni");
+        assert_eq!(why(&[IN], false, false).unwrap(), "ENABLE_SUBNET_DISCOVERY is false");
+        let others = why(&[IN, THEIRS], true, true).unwrap();
+        assert_eq!(others, "cni.networking.k8s.aws/cluster/… names others than a");
+        let said = none_eligible(true, true, true, &[("subnet-1", others)]);
+        assert!(said.ends_with("cni=0 (subnet-1: cni.networking.k8s.aws/cluster/… names others than a)"), "{said}");
     }
 
     #[test]

@@ -200,10 +200,7 @@ impl Manager {
                         break Some(request);
                     }
                     None => {
-                        let code = if job.exhausted { "InsufficientFreeAddressesInSubnet" } else { "" };
-                        let kind = if job.exhausted { ErrorKind::NoFreeAddress } else { ErrorKind::Refused };
-                        let message = "no subnet could take the interface".to_owned();
-                        let error = CloudError { api: "CreateNetworkInterface", kind, code: code.to_owned(), message };
+                        let error = self.no_subnet(job.exhausted);
                         return self.create_failed(now, *job, error);
                     }
                 },
@@ -237,6 +234,23 @@ impl Manager {
         if let Some(request) = request {
             self.call(now, id, request);
         }
+    }
+
+    /// Why no subnet is tried for a new interface. `exhausted`: each that may be used had nothing left.
+    fn no_subnet(&self, exhausted: bool) -> CloudError {
+        let usable = self.usable_subnets();
+        let (kind, code, message) = if exhausted {
+            (
+                ErrorKind::NoFreeAddress,
+                "InsufficientFreeAddressesInSubnet",
+                "no subnet could take the interface".to_owned(),
+            )
+        } else if usable.is_empty() {
+            (ErrorKind::NoSubnet, "", self.none_eligible())
+        } else {
+            (ErrorKind::Refused, "", format!("the policy wants none of the subnets {}", usable.join(", ")))
+        };
+        CloudError { api: "CreateNetworkInterface", kind, code: code.to_owned(), message }
     }
 
     fn create_request(&self, now: Now, job: &Create, subnet: &str) -> Request {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::jobs::SUBNETS_FRESH;
 use super::{CALLS_PER_MINUTE, Level, Manager, Now};
-use crate::cloud::Request;
+use crate::cloud::{Request, SubnetFacts};
+use crate::policy::Standing;
 use crate::subnets;
 
 /// Nothing else having listed the subnets, their tags are read again after so long: two calls an hour.
@@ -65,6 +66,19 @@ impl Manager {
             self.sweep_soon(now);
             self.ask(now.mono);
         }
+    }
+
+    /// Why no subnet may have a new interface, with what is to blame of each.
+    pub(super) fn none_eligible(&self) -> String {
+        let super::Settings { cluster_name, subnet_discovery, instance, .. } = &self.settings;
+        let why = |s: &SubnetFacts| {
+            let blame = subnets::blame(&s.tags, s.id == instance.subnet, cluster_name, *subnet_discovery);
+            blame.or_else(|| (!self.of_family(&s.id)).then(|| "it has no IPv6 block".to_owned()))
+        };
+        let blamed: Vec<(&str, String)> = self.subnets.iter().filter_map(|s| Some((s.id.as_str(), why(s)?))).collect();
+        let primary = self.subnets.iter().find(|s| s.id == instance.subnet);
+        let primary_excluded = primary.is_some_and(|s| self.subnet_standing(s) == Standing::Forbidden);
+        subnets::none_eligible(*subnet_discovery, !self.subnets.is_empty(), primary_excluded, &blamed)
     }
 
     /// An interface serves new pods unless its subnet is tagged out, or EC2 has not confirmed it as ours, or it could not be

@@ -217,6 +217,7 @@ impl Manager {
         if let (Some(_), Some(error)) = (self.growth.shut_until(now.mono), &self.growth.last) {
             return match error.kind {
                 ErrorKind::Throttled => Refusal::Throttled,
+                ErrorKind::NoSubnet => Refusal::NoSubnet(error.message.clone()),
                 _ => Refusal::Cloud(error.to_string()),
             };
         }

@@ -272,6 +272,8 @@ pub enum Refusal {
     Throttled,
     /// Free addresses exist and rest after their last pod.
     Cooling { count: u32, seconds: u64 },
+    /// A new interface is needed and no subnet may have it (spec 01 §6.3).
+    NoSubnet(String),
     /// EC2 refuses.
     Cloud(String),
     /// The policy asks for nothing.
@@ -301,6 +303,7 @@ impl fmt::Display for Refusal {
             Self::Cooling { count, seconds } => {
                 write!(f, "{count} IP addresses are cooling, the first is free in {seconds} s (IP_COOLDOWN_PERIOD)")
             }
+            Self::NoSubnet(why) => write!(f, "{why}; give a subnet of this zone the tag kubernetes.io/role/cni=1"),
             Self::Cloud(error) => write!(f, "EC2 gives no address: {error}"),
             Self::Policy(reason) => write!(f, "the policy asks for no more addresses: {reason}"),
             Self::Off(why) => write!(f, "no addresses are requested: {why}"),
@@ -320,6 +323,7 @@ impl Refusal {
             Self::EniLimit { .. } => "eni_limit",
             Self::Throttled => "throttled",
             Self::Cooling { .. } => "cooling",
+            Self::NoSubnet(_) => "no_subnet",
             Self::Cloud(_) => "ec2",
             Self::Policy(_) => "policy",
             Self::Off(_) => "off",

@@ -1,13 +1,20 @@
 //! Where a new interface goes: the host's rule on tags and the component's order.
 
-use reservoir_core::policy::{Context, CreateEni, Pairs, Standing, Subnet};
-use reservoir_core::subnets::{cluster_match, excluded, none_eligible, standing};
+use std::time::Duration;
+
+use reservoir_core::cloud::{Request, SubnetFacts};
+use reservoir_core::policy::{Context, CreateEni, Family, Growth, Node, Pairs, Plan, Standing, Subnet, Unit};
+use reservoir_core::subnets::{cluster_match, excluded, standing};
 use serde_json::{Value, json};
 
 use super::Answer;
 use super::case::Case;
 use super::component;
 use crate::Outcome;
+use crate::world::{Decider, Ec2, Held, SETTLED, World, interface, settings, subnet};
+
+/// Time for one interface.
+const STEP: Duration = Duration::from_secs(20);
 
 /// Tags of a subnet; a null value is an empty one.
 fn tags(subnet: &Value) -> Pairs {
@@ -71,7 +78,6 @@ pub(super) fn create_eni_subnets(case: &Case) -> Answer {
         let unknown = || place(primary_id, true, standing(&vec![], true, cluster(case), discovery), None, vec![]);
         subnets = vec![known.unwrap_or_else(unknown)];
     }
-    let primary_excluded = subnets.iter().any(|subnet| subnet.primary && subnet.standing == Standing::Forbidden);
     let mut node = case.node(&super::case::PoolState::default());
     // The cases say nothing of address blocks: they have those that the node needs.
     subnets.iter_mut().for_each(|subnet| subnet.ipv6 = case.ipv6());
@@ -83,7 +89,7 @@ pub(super) fn create_eni_subnets(case: &Case) -> Answer {
     let documented = case.doc_expected.as_ref().filter(|_| discovery && failures > 1);
     let expected = documented.unwrap_or(&case.expected);
     let wanted = &expected["attempt_order"];
-    let said = if order.is_empty() { none_eligible(discovery, listed, primary_excluded) } else { "" };
+    let said = if order.is_empty() { said_by_the_manager(case, primary_id)? } else { String::new() };
     let needle = expected["error_contains"].as_str().unwrap_or_default();
     let got = json!(order);
     let outcome = if got == *wanted && said.contains(needle) && (needle.is_empty() == said.is_empty()) {
@@ -95,6 +101,40 @@ pub(super) fn create_eni_subnets(case: &Case) -> Answer {
         Outcome::Failed { expected: format!("{wanted} {needle}"), got: format!("{got} {said}") }
     };
     Ok(outcome)
+}
+
+/// What the pool manager says when it wants an interface and there is no subnet for it.
+fn said_by_the_manager(case: &Case, primary: &str) -> Result<String, Outcome> {
+    let listed = case.state["subnets"].as_array().into_iter().flatten();
+    let facts = listed.zip(0u8..).map(|(listed, number)| {
+        let tags = tags(listed);
+        let tags: Vec<(&str, &str)> = tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        subnet(listed["id"].as_str().unwrap_or_default(), number, &tags)
+    });
+    let facts: Vec<SubnetFacts> = facts.collect();
+    let mut node = interface("eni-p", 0, 0);
+    primary.clone_into(&mut node.subnet);
+    let mut settings = settings("eni-p");
+    primary.clone_into(&mut settings.instance.subnet);
+    settings.subnet_discovery = case.flag("ENABLE_SUBNET_DISCOVERY", true);
+    cluster(case).clone_into(&mut settings.cluster_name);
+    if case.ipv6() {
+        (settings.family, settings.unit) = (Family::Ipv6, Unit::Prefix);
+    }
+    let request = CreateEni { card: 0, unit: settings.unit, count: 1 };
+    let slots = settings.limits.slots_per_eni();
+    let mut world = World::start(settings, Ec2::of(vec![node], facts, slots), &Held::default());
+    world.run(SETTLED)?;
+    let plan = move |_: &Node| Plan { grow: vec![Growth::CreateEni(request.clone())], ..Plan::default() };
+    world.decide_by(Decider::Once(Box::new(plan)));
+    let until = world.at + STEP;
+    world.run(until)?;
+    let made = world.calls.iter().filter(|(call, _)| matches!(call, Request::CreateNetworkInterface(_))).count();
+    let said = world.logs.iter().find_map(|line| line.strip_prefix("more addresses could not be had: "));
+    match said {
+        Some(said) if made == 0 => Ok(said.to_owned()),
+        _ => Err(format!("the manager made {made} interfaces and said {:?}", world.logs).into()),
+    }
 }
 
 fn place(id: &str, primary: bool, standing: Standing, free_ips: Option<u32>, tags: Pairs) -> Subnet {

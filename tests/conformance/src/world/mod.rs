@@ -53,6 +53,8 @@ pub(crate) struct World {
     /// Interfaces programmed.
     pub set_up: Vec<String>,
     pub announced: Vec<Feature>,
+    /// What the manager has logged.
+    pub logs: Vec<String>,
     /// Answers on their way, in order, and when each comes.
     answers: VecDeque<(Duration, JobId, Result<Answer, CloudError>)>,
 }
@@ -150,6 +152,7 @@ impl World {
             calls: vec![],
             set_up: vec![],
             announced: vec![],
+            logs: vec![],
             answers: VecDeque::new(),
         }
     }
@@ -257,6 +260,7 @@ impl World {
                 self.announced.push(feature.clone());
                 self.happen(Event::Announced { feature, result: Ok(()) });
             }
+            Command::Log { text, .. } => self.logs.push(text),
             _ => {}
         }
         Ok(())

@@ -91,3 +91,48 @@ fn one_address_that_is_granted_at_once_is_no_sign_of_a_dry_subnet() {
     assert!(w.count("AssignPrivateIpAddresses") >= 3, "{:?}", w.calls);
     assert_eq!(w.count("DescribeSubnets"), before, "nobody counts what is left: {:?}", w.calls);
 }
+
+/// The primary interface alone, and both subnets tagged out of pod use.
+fn tagged_out(settings: Settings) -> World {
+    let mut ec2 = Ec2 { free: 50, ..Ec2::default() };
+    ec2.subnet_tags = vec![(crate::subnets::ROLE_TAG.to_owned(), "0".to_owned())];
+    ec2.second_subnet = Some(ec2.subnet_tags.clone());
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let mut w = World::with(settings, ec2, 0, Journal::default());
+    w.run(5);
+    w
+}
+
+#[test]
+fn where_no_subnet_may_have_an_interface_pods_are_told_which_tag_is_to_blame() {
+    // Spec 01 §6.3.
+    let mut w = tagged_out(settings());
+    let id = w.add("1").unwrap_err();
+    w.run(10);
+    let why = w.answers[&id].clone().unwrap_err().to_string();
+    assert_eq!(
+        why,
+        "no valid subnets available for ENI creation - all subnets are either not tagged or tagged with \
+         kubernetes.io/role/cni=0 (subnet-1: kubernetes.io/role/cni=0; subnet-2: kubernetes.io/role/cni=0); give a \
+         subnet of this zone the tag kubernetes.io/role/cni=1"
+    );
+    assert_eq!(w.count("CreateNetworkInterface"), 0, "EC2 is not asked");
+    // A tag is enough, without a restart.
+    w.ec2.second_subnet = Some(vec![(crate::subnets::ROLE_TAG.to_owned(), "1".to_owned())]);
+    w.run(60);
+    let id = w.add("2").unwrap_err();
+    w.run(8);
+    assert!(w.answers[&id].is_ok(), "{:?} {:?}", w.answers, w.logs);
+
+    let mut w = tagged_out(Settings { subnet_discovery: false, ..settings() });
+    let ids: Vec<WaiterId> = (0..SLOTS + 1).map(|i| w.add(&i.to_string()).unwrap_err()).collect();
+    w.run(10);
+    let why = w.answers[&ids[SLOTS as usize]].clone().unwrap_err().to_string();
+    assert!(
+        why.starts_with(
+            "primary subnet is tagged with kubernetes.io/role/cni=0 and subnet discovery is disabled - no valid subnets \
+             available for ENI creation (subnet-1: kubernetes.io/role/cni=0; subnet-2: "
+        ),
+        "{why}"
+    );
+}
