@@ -28,7 +28,7 @@ use crate::config::{Config, Effective, HostNetwork as Network, max_pods};
 use crate::grpc;
 use crate::introspect;
 use crate::kubernetes;
-use crate::metrics::{Metrics, StartFailure};
+use crate::metrics::{Action, Metrics, PodEniError, StartFailure};
 use crate::network::{HostNetwork, KernelNetwork, NoNetwork};
 use crate::policy::{Policy, Sources};
 use crate::pool::{Edges, Pool};
@@ -60,10 +60,15 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
     let (kubernetes, first) =
         began.inspect_err(|_| metrics.started(StartFailure::ApiServer, false, started.elapsed()))?;
     let initialising = Instant::now();
+    let in_progress = metrics.action(Action::NodeInit);
     // Where the API server is not required it is looked for while IMDS is read.
     let looking = async { if first.reached { first } else { kubernetes::first_look(&*kubernetes).await } };
     let (first, result) = tokio::join!(looking, start(&config, sdk, kubernetes.clone(), &metrics, clock));
+    drop(in_progress);
     metrics.node_initialised(result.is_ok(), initialising.elapsed());
+    if result.is_err() || (first.reached && first.node.is_none()) {
+        metrics.pod_eni_error(PodEniError::NodeInit);
+    }
     let failure = if result.is_ok() { StartFailure::None } else { StartFailure::NodeInit };
     metrics.started(failure, first.reached, started.elapsed());
     let Running { pool, facts, commands, cloud } = result?;

@@ -260,6 +260,7 @@ pub fn figures(pool: &Arc<Pool>) -> PoolFigures {
             prefixes: stats.prefixes as u64,
             waiting: manager.waiting() as u64,
             ec2_in_flight: manager.jobs_under_way() as u64,
+            activity: manager.activity(),
             per_eni,
             per_cidr,
         }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reservoir_core::ip::{IpNet, Ipv4Net};
+use reservoir_core::manager::NotReady;
 use reservoir_core::store::EniSpec;
 use reservoir_net::iptables::{self, Iptables, Randomize, SnatConfig, SnatFacts};
 use reservoir_net::news::{self, News, Watcher};
@@ -28,7 +29,7 @@ pub trait HostNetwork: Send + Sync {
     fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String>;
     /// Waits for an attached interface and programs it (spec 04 §9). `subnet` is of the pods' family. Returns the table of
     /// its routes, which the host's rules may have chosen (§7.3).
-    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String>;
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, NotReady>;
     /// The table that the host's rules choose for an interface's routes, where its pods may be served before it is set up.
     fn table(&self, eni: &EniSpec) -> Result<u32, String>;
     /// Removes the rule of an interface that is another's from now on.
@@ -240,18 +241,18 @@ impl HostNetwork for KernelNetwork {
         self.apply_iptables(&mut lock(&self.snat), vpc)
     }
 
-    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String> {
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, NotReady> {
         let (mac, mtu) = (mac(&eni.mac)?, self.datapath.eni_mtu);
         let Some(primary_ip) = eni.address else {
             if eni.trunk {
                 // Its branch interfaces have addresses of their own.
-                return eni::bring_up(mac, mtu, APPEARANCE).map(|_| eni.table).map_err(|e| e.to_string());
+                return eni::bring_up(mac, mtu, APPEARANCE).map(|_| eni.table).map_err(|e| not_ready(&e));
             }
-            return Err("it has no address of its own".to_owned());
+            return Err("it has no address of its own".to_owned().into());
         };
         let TableChoice { table, rule_configured } = self.choose_table(eni)?;
         let setup = eni::EniSetup { mac, primary_ip, subnet, mtu, table, rule_configured, trunk: eni.trunk };
-        eni::set_up(&setup, APPEARANCE).map_err(|e| e.to_string())?;
+        eni::set_up(&setup, APPEARANCE).map_err(|e| not_ready(&e))?;
         let mut enis = lock(&self.enis);
         enis.retain(|known| known.mac != mac);
         enis.push(setup);
@@ -373,6 +374,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn not_ready(error: &reservoir_net::Error) -> NotReady {
+    match error.root() {
+        reservoir_net::Error::LinkNotFound { .. } => NotReady::Unseen(error.to_string()),
+        _ => NotReady::Failed(error.to_string()),
+    }
+}
+
 fn mac(text: &str) -> Result<MacAddr, String> {
     text.parse().map_err(|e| format!("{text:?}: {e}"))
 }
@@ -388,7 +396,7 @@ impl HostNetwork for NoNetwork {
     fn set_vpc_blocks(&self, _: &[Ipv4Net]) -> Result<(), String> {
         Ok(())
     }
-    fn set_up_eni(&self, eni: &EniSpec, _: IpNet) -> Result<u32, String> {
+    fn set_up_eni(&self, eni: &EniSpec, _: IpNet) -> Result<u32, NotReady> {
         Ok(eni.table)
     }
     fn table(&self, eni: &EniSpec) -> Result<u32, String> {

@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::files;
 use crate::journal::JournalThread;
 use crate::metrics;
-use crate::metrics::{IpamdError, Metrics, Outcome, PodEniError, Waited};
+use crate::metrics::{Metrics, Outcome, Waited};
 use crate::network::HostNetwork;
 use crate::policy::{Policy, PolicyThread, Question};
 
@@ -333,7 +333,7 @@ impl Pool {
                     // A receiver that went away meanwhile will DEL, or ADD again under the same key.
                     let _ = sender.send(answer);
                 }
-                Command::Count(counter) => self.count(counter),
+                Command::Count(counter) => self.edges.metrics.count(&counter),
                 Command::Reconciled { what, items } => self.reconciled(what, items),
                 // Nobody waits for it.
                 Command::Changed(changes) => drop(self.note(inner, changes)),
@@ -373,22 +373,6 @@ impl Pool {
             Reconciled::EniLost => metrics.eni_force_removed(0),
             Reconciled::AddressLost => metrics.addresses_force_removed(items),
         }
-    }
-
-    fn count(&self, counter: Counter) {
-        let metrics = &self.edges.metrics;
-        metrics.error(match counter {
-            Counter::NoAddress => return metrics.no_available_address(),
-            Counter::PlanActionDropped => return,
-            Counter::AnnounceFailed => return metrics.pod_eni_error(PodEniError::TryEnableSecurityGroupsForPods),
-            Counter::AllocEniFailed => IpamdError::IncreaseIpPoolAllocEni,
-            Counter::AllocAddressesFailed => IpamdError::IncreaseIpPoolAllocIpAddressesFailed,
-            Counter::SetUpEniFailed => IpamdError::IncreaseIpPoolSetupEniFailed,
-            Counter::GetEniAddressesFailed => IpamdError::IncreaseIpPoolGetEniAddressesFailed,
-            Counter::AddAddressesFailed => IpamdError::AddEniSecondaryIpsToDataStoreFailed,
-            Counter::FreeEniFailed => IpamdError::DecreaseIpPoolFreeEniFailed,
-            Counter::DeleteRulesFailed => IpamdError::FreeEniDeleteRulesFailed,
-        });
     }
 
     /// Carries commands out until the pool is stopped.
@@ -445,7 +429,7 @@ impl Pool {
                 tokio::spawn(async move {
                     let (id, usual) = (eni.id.clone(), eni.table);
                     let set_up = tokio::task::spawn_blocking(move || network.set_up_eni(&eni, subnet_cidr));
-                    let result = set_up.await.unwrap_or_else(|error| Err(error.to_string()));
+                    let result = set_up.await.unwrap_or_else(|error| Err(error.to_string().into()));
                     if let Ok(table) = result
                         && table != usual
                     {
@@ -478,7 +462,7 @@ impl Pool {
                 let pool = self.clone();
                 tokio::task::spawn_blocking(move || {
                     if let Err(error) = pool.edges.network.tear_down_eni(&eni) {
-                        pool.count(Counter::DeleteRulesFailed);
+                        pool.edges.metrics.count(&Counter::DeleteRulesFailed);
                         tracing::warn!(eni = eni.id, "rules of a removed interface stay: {error}");
                     }
                 });
@@ -487,7 +471,7 @@ impl Pool {
                 let pool = self.clone();
                 tokio::task::spawn_blocking(move || {
                     if let Err(error) = pool.edges.network.leave_eni(&eni) {
-                        pool.count(Counter::DeleteRulesFailed);
+                        pool.edges.metrics.count(&Counter::DeleteRulesFailed);
                         tracing::warn!(
                             eni = eni.id,
                             "the rule of an interface that is not ours any more stays: {error}"

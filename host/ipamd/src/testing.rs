@@ -12,7 +12,7 @@ use reservoir_core::cloud::{
 use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::kube::EniConfigKeys;
 use reservoir_core::limits::InstanceLimits;
-use reservoir_core::manager::{Command, Event, Journal, Manager, Settings};
+use reservoir_core::manager::{Command, Event, Journal, Manager, NotReady, Settings};
 use reservoir_core::policy::{Family, Targets, Unit};
 use reservoir_core::store::EniSpec;
 use reservoir_kube::KubeConfig;
@@ -84,10 +84,11 @@ impl HostNetwork for Recorded {
     fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String> {
         self.note(format!("vpc {}", list(vpc)))
     }
-    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, String> {
+    fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, NotReady> {
         let gate = self.gate.lock().unwrap().clone();
         drop(gate.lock().unwrap());
-        self.note(format!("eni {} {subnet}", eni.id)).map(|()| eni.table)
+        self.note(format!("eni {} {subnet}", eni.id))?;
+        Ok(eni.table)
     }
     fn table(&self, eni: &EniSpec) -> Result<u32, String> {
         Ok(eni.table)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reservoir_core::checkpoint::{self, ParseError};
 use reservoir_core::ip::{IpNet, Ipv4Net};
+use reservoir_core::manager::NotReady;
 use reservoir_core::policy::Unit;
 use reservoir_core::store::{EniSpec, Key, PodMeta, Store};
 use reservoir_ipamd::files;
@@ -68,7 +69,7 @@ impl HostNetwork for Host {
     fn set_vpc_blocks(&self, _: &[Ipv4Net]) -> Result<(), String> {
         Ok(())
     }
-    fn set_up_eni(&self, eni: &EniSpec, _: IpNet) -> Result<u32, String> {
+    fn set_up_eni(&self, eni: &EniSpec, _: IpNet) -> Result<u32, NotReady> {
         Ok(eni.table)
     }
     fn table(&self, eni: &EniSpec) -> Result<u32, String> {

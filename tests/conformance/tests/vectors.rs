@@ -27,7 +27,7 @@ fn nothing_of_the_pool_is_left_out() {
     };
     assert_eq!(counts("warm-pool.json"), (419, 14, 0, 0), "{}", render(&reports));
     assert_eq!(counts("checkpoint.json"), (50, 4, 0, 0), "{}", render(&reports));
-    assert_eq!(counts("metrics.json"), (50, 0, 0, 0), "{}", render(&reports));
+    assert_eq!(counts("metrics.json"), (55, 0, 0, 0), "{}", render(&reports));
     assert_eq!(counts("instance-limits.json"), (1391, 0, 0, 0), "{}", render(&reports));
 }
 

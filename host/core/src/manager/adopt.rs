@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::jobs::Job;
-use super::{Command, Level, Manager, Now};
+use super::{Command, Counter, Level, Manager, NotReady, Now};
 use crate::ip::IpNet;
 use crate::store::{EniSpec, Time};
 
@@ -58,7 +58,7 @@ impl Manager {
         self.adoption_tries.remove(eni);
     }
 
-    pub(super) fn adopted(&mut self, now: Now, mut job: Adopt, result: Result<(), String>) {
+    pub(super) fn adopted(&mut self, now: Now, mut job: Adopt, result: Result<(), NotReady>) {
         let id = job.eni.id.clone();
         match result {
             Ok(()) => {
@@ -72,7 +72,7 @@ impl Manager {
                 self.take_in(now, job.eni, self.settings.unit, &nets);
             }
             Err(error) => {
-                self.out.push(Command::Count(super::Counter::SetUpEniFailed));
+                self.count(Counter::ReconcileEniAddFailed);
                 self.unconfirmed.insert(id.clone());
                 self.settle_service(&id);
                 self.log(Level::Error, format!("{id} is attached and cannot be used: {error}"));
@@ -80,6 +80,8 @@ impl Manager {
                 *tries += 1;
                 if *tries < TRIES {
                     self.adoptions_due.push(Again { at: now.mono + TRY_AGAIN, job });
+                } else if *tries == TRIES {
+                    self.count(Counter::AdoptionGivenUp);
                 }
             }
         }

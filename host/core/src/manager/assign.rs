@@ -2,7 +2,7 @@
 
 use super::jobs::Job;
 use super::types::blocks;
-use super::{Command, Counter, JobId, Level, Manager, Now};
+use super::{Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::ip::IpNet;
 use crate::policy::{Assign as Growing, Unit};
@@ -82,7 +82,8 @@ impl Manager {
                 self.growth.succeed();
                 self.refused.granted(&job.subnet, job.unit);
                 self.took_from(&job.subnet, addresses.len(), prefixes.len());
-                self.put_blocks(now, &job.eni, job.unit, &blocks(&addresses, &prefixes), Some(job.before));
+                let got = blocks(&addresses, &prefixes);
+                self.put_blocks(now, &job.eni, job.unit, &got, Told::ByCall(job.before));
                 if job.refused {
                     // The subnet runs dry: what it still has is worth knowing before the next request.
                     self.subnets_wanted = true;
@@ -103,11 +104,11 @@ impl Manager {
                         self.eni_refused(now, &job.eni, error);
                     }
                 }
-                None => self.out.push(Command::Count(Counter::GetEniAddressesFailed)),
+                None => self.count(unread(job.unit)),
             },
             Ok(other) => self.unexpected("AssignPrivateIpAddresses", &other),
             Err(error) if job.resync => {
-                self.out.push(Command::Count(Counter::GetEniAddressesFailed));
+                self.count(unread(job.unit));
                 self.growth_failed(now, error);
             }
             Err(error) => match error.kind {
@@ -128,7 +129,7 @@ impl Manager {
                     return self.call(now, id, request);
                 }
                 kind => {
-                    self.out.push(Command::Count(Counter::AllocAddressesFailed));
+                    self.count(Counter::AllocAddressesFailed);
                     if kind.is_exhausted() {
                         self.refused.refuse(&job.subnet, job.unit, now.mono);
                     }
@@ -156,12 +157,19 @@ impl Manager {
 
     /// Puts listed blocks of an interface into the store and gives them to those who wait. Known ones are passed over.
     pub(super) fn add_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet]) {
-        self.put_blocks(now, eni, unit, nets, None);
+        self.put_blocks(now, eni, unit, nets, Told::OfNew);
     }
 
-    /// `given`: by a call that was made before that job had begun. Otherwise EC2 lists them: it does so of what a call under
-    /// way has assigned before it answers that call; that counts once, as here, and as asked for.
-    fn put_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet], given: Option<JobId>) {
+    /// The same of an interface that the store knows.
+    pub(super) fn add_listed(&mut self, now: Now, eni: &str, nets: &[IpNet]) {
+        self.put_blocks(now, eni, self.settings.unit, nets, Told::OfKnown);
+    }
+
+    fn put_blocks(&mut self, now: Now, eni: &str, unit: Unit, nets: &[IpNet], told: Told) {
+        let given = match told {
+            Told::ByCall(before) => Some(before),
+            Told::OfNew | Told::OfKnown => None,
+        };
         for net in nets {
             let text = net.to_string();
             let release = self.jobs.iter_mut().find_map(|(id, job)| match job {
@@ -188,9 +196,11 @@ impl Manager {
                         assign.count -= 1;
                     }
                 }
-                Ok(()) | Err(StoreError::DuplicateCidr) => {}
+                Ok(()) => {}
+                // Known already, unless another interface has it in the store.
+                Err(StoreError::DuplicateCidr) if self.cards.holds(eni, *net) => {}
                 Err(error) => {
-                    self.out.push(Command::Count(Counter::AddAddressesFailed));
+                    self.count(not_added(*net, told));
                     self.log(Level::Warn, format!("{net} of {eni} cannot be used: {error}"));
                 }
             }
@@ -205,6 +215,36 @@ impl Manager {
             Job::Assign(a) if a.eni == eni && a.unit == unit_of(net) && a.count > 0 => Some(a),
             _ => None,
         })
+    }
+}
+
+/// Who told of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// A call that was made before that job had begun.
+    ByCall(JobId),
+    /// Whoever told of the interface, which is new to the store or was said to be full. EC2 lists what a call under way has
+    /// assigned before it answers that call: that counts once, as here, and as asked for.
+    OfNew,
+    /// EC2 or IMDS, of an interface that is known. As above.
+    OfKnown,
+}
+
+/// An interface is full, and what it has could not be read.
+fn unread(unit: Unit) -> Counter {
+    match unit {
+        Unit::Ip => Counter::GetEniAddressesFailed,
+        Unit::Prefix => Counter::GetEniPrefixesFailed,
+    }
+}
+
+fn not_added(net: IpNet, told: Told) -> Counter {
+    match (unit_of(net), told) {
+        (Unit::Ip, Told::OfKnown) => Counter::ReconcileAddressAddFailed,
+        (Unit::Prefix, Told::OfKnown) => Counter::ReconcilePrefixAddFailed,
+        (Unit::Ip, _) => Counter::AddAddressFailed,
+        (Unit::Prefix, _) if net.is_ipv4() => Counter::AddPrefixFailed,
+        (Unit::Prefix, _) => Counter::AddIpv6PrefixFailed,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::cloud::{AttachedInterface, Instance, Interface};
+use crate::ip::IpNet;
 use crate::limits::InstanceLimits;
 use crate::store::{Assigned, Assignment, CidrView, EniSpec, Key, Stats, Store, Time};
 
@@ -105,6 +106,11 @@ impl Cards {
     pub fn cidrs(&self, eni: &str, now: Time) -> impl Iterator<Item = CidrView<'_>> {
         let eni = eni.to_owned();
         self.of_eni(&eni).into_iter().flat_map(move |c| c.store.cidrs(&eni, now).collect::<Vec<_>>())
+    }
+
+    /// Whether the interface has the block in its store.
+    pub(super) fn holds(&self, eni: &str, net: IpNet) -> bool {
+        self.of_eni(eni).is_some_and(|c| c.store.blocks(eni).any(|held| held == net))
     }
 
     /// Slots of an interface that are taken.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::jobs::{Job, SUBNETS_FRESH};
 use super::pace::retry_delay;
-use super::{Command, Counter, JobId, Level, Manager, Now};
+use super::{CleanUp, Command, Counter, JobId, Level, Manager, NotReady, Now};
 use crate::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request};
 use crate::ip::IpNet;
 use crate::kube::EniConfig;
@@ -40,6 +40,8 @@ pub(super) struct Create {
     made: Option<Interface>,
     pub device: Option<u32>,
     attachment: Option<String>,
+    /// Since when EC2 says that it is attached.
+    attached_at: Option<Time>,
     pub retry_at: Option<Time>,
 }
 
@@ -108,6 +110,7 @@ impl Manager {
             made: None,
             device: None,
             attachment: None,
+            attached_at: None,
             retry_at: None,
         })));
         self.create_step(now, id);
@@ -210,7 +213,7 @@ impl Manager {
                     if job.device.is_none() && !self.still_fits(job.card) {
                         let spec = self.spec_of(made, job.card, 0);
                         self.log(Level::Warn, format!("{eni} is deleted again: card {} has no place left", job.card));
-                        self.dispose(now, spec, false);
+                        self.dispose(now, spec, false, CleanUp::NewEni);
                         return self.ask(now.mono);
                     }
                     let Some(device_index) = job.device.or_else(|| self.free_device(job.card)) else {
@@ -510,6 +513,7 @@ impl Manager {
             self.start_minor(now, "delete on termination", request);
         }
         job.tries = 0;
+        job.attached_at = Some(now.mono);
         self.set_up_made(now, id, job);
     }
 
@@ -519,6 +523,8 @@ impl Manager {
         let Some(subnet_cidr) = self.subnet_block(&made.subnet) else {
             if job.stage == Stage::Block && job.tries >= BLOCK_TRIES {
                 let message = format!("the address block of {} is not known", made.subnet);
+                self.count(Counter::WaitEniFailed);
+                self.count_wait(now, &job, false);
                 let (kind, code) = (ErrorKind::Refused, String::new());
                 return self.create_failed(now, *job, CloudError { api: "DescribeSubnets", kind, code, message });
             }
@@ -536,10 +542,11 @@ impl Manager {
     }
 
     /// A new or adopted interface is programmed, or could not be.
-    pub(super) fn eni_ready(&mut self, now: Now, id: JobId, result: Result<(), String>) {
+    pub(super) fn eni_ready(&mut self, now: Now, id: JobId, result: Result<(), NotReady>) {
         match self.jobs.remove(&id) {
             Some(Job::Create(job)) => {
                 let (Some(made), Some(device)) = (job.made.clone(), job.device) else { return };
+                self.count_wait(now, &job, result.is_ok());
                 match result {
                     Ok(()) => {
                         self.growth.succeed();
@@ -554,13 +561,16 @@ impl Manager {
                         self.apply_groups(now);
                     }
                     Err(error) => {
-                        self.out.push(Command::Count(Counter::SetUpEniFailed));
+                        self.count(match error {
+                            NotReady::Unseen(_) => Counter::WaitEniFailed,
+                            NotReady::Failed(_) => Counter::SetUpEniFailed,
+                        });
                         self.log(Level::Error, format!("{} cannot be used and is removed: {error}", made.eni));
                         let message = format!("{}: {error}", made.eni);
                         let (kind, code) = (ErrorKind::Refused, String::new());
                         self.growth.fail(now.mono, CloudError { api: "set-up", kind, code, message }, &mut self.random);
                         let spec = self.spec_of(&made, job.card, device);
-                        self.dispose(now, spec, true);
+                        self.dispose(now, spec, true, CleanUp::NewEni);
                     }
                 }
             }
@@ -571,6 +581,13 @@ impl Manager {
             None => {}
         }
         self.ask(now.mono);
+    }
+
+    /// How long the interface took from EC2's word that it is attached.
+    fn count_wait(&mut self, now: Now, job: &Create, usable: bool) {
+        if let Some(at) = job.attached_at {
+            self.count(Counter::EniAwaited { took: now.mono.saturating_sub(at), usable });
+        }
     }
 
     /// Puts a programmed interface into the store, with its blocks, and remembers that it is ours.
@@ -594,9 +611,9 @@ impl Manager {
     }
 
     fn create_failed(&mut self, now: Now, job: Create, error: CloudError) {
-        self.out.push(Command::Count(Counter::AllocEniFailed));
+        self.count(Counter::AllocEniFailed);
         if error.kind.is_exhausted() {
-            self.out.push(Command::Count(Counter::AllocAddressesFailed));
+            self.count(Counter::AllocAddressesFailed);
         }
         if job.made.is_none() && error.kind == ErrorKind::Unknown {
             // It may have been made: searched for as soon as it is old enough to be told from one being made.
@@ -607,7 +624,7 @@ impl Manager {
         if let Some(made) = &job.made {
             // It goes again. Once an attach was tried, EC2 is asked whether it happened: no answer is no refusal.
             let spec = self.spec_of(made, job.card, job.device.unwrap_or(0));
-            self.dispose(now, spec, job.device.is_some());
+            self.dispose(now, spec, job.device.is_some(), CleanUp::NewEni);
         }
         self.growth_failed(now, error);
     }

@@ -18,7 +18,7 @@ impl Manager {
         let under_way = UnderWay { slots: self.slots_under_way() };
         let checked = validate::check(&node, &plan, &under_way);
         for _ in &checked.dropped {
-            self.out.push(Command::Count(Counter::PlanActionDropped));
+            self.count(Counter::PlanActionDropped);
         }
         let mut started = Vec::new();
         let mut dropped = checked.dropped;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::jobs::Job;
-use super::{CALLS_PER_MINUTE, Command, Counter, JobId, Level, Manager, Now};
+use super::{CALLS_PER_MINUTE, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::ip::IpNet;
 use crate::policy::{CreateEni, Unit};
@@ -120,7 +120,7 @@ impl Manager {
     }
 
     fn prefix_failed(&mut self, now: Now, error: CloudError) {
-        self.out.push(Command::Count(Counter::AllocAddressesFailed));
+        self.count(Counter::AllocAddressesFailed);
         self.log(Level::Warn, format!("an interface has no IPv6 prefix: {error}"));
         if error.kind == ErrorKind::NotFound {
             self.verify(now);

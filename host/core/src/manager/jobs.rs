@@ -12,7 +12,7 @@ use super::listing::Verify;
 use super::pace::retry_delay;
 use super::release::Release;
 use super::remove::Remove;
-use super::{Command, JobId, Level, Manager, Now};
+use super::{Command, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::limits::Hypervisor;
 use crate::policy::{Growth, Unit};
@@ -20,6 +20,9 @@ use crate::store::Time;
 
 /// For so long a subnet listing is good enough to create an interface by.
 pub(super) const SUBNETS_FRESH: Duration = Duration::from_secs(30);
+
+/// What a [`Job::Minor`] is called that puts missing tags on an interface.
+pub(super) const TAGS: &str = "tags";
 
 /// A chain of calls under way.
 #[derive(Debug)]
@@ -216,6 +219,9 @@ impl Manager {
             // Tags are looked at by themselves; an interface that outlives its instance must not wait for a restart.
             let request = retry.request;
             self.put_right_later |= matches!(request, Request::SetDeleteOnTermination { .. });
+            if what == TAGS {
+                self.count(Counter::ReconcileEniAddFailed);
+            }
             return self.log(Level::Warn, format!("{what} could not be set: {error}"));
         }
         let delay = retry_delay(Duration::from_millis(500), retry.attempt, &mut self.random);

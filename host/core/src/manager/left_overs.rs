@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Level, Manager, Now};
+use super::{CleanUp, Level, Manager, Now};
 use crate::cloud::{Interface, Request};
 
 /// Between two searches for interfaces that were made and never attached.
@@ -31,7 +31,7 @@ impl Manager {
             if self.journal.removing.contains(&interface.eni) && self.settings.provisioning {
                 // The last run was about to: whoever made it, and whether or not others are searched for.
                 if !self.is_being_removed(&interface.eni) && !self.is_given_back(&interface.eni, None) {
-                    self.dispose(now, self.spec_of(&interface, 0, 0), false);
+                    self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
                 }
                 continue;
             }
@@ -45,7 +45,7 @@ impl Manager {
             }
             if old && ours && self.settings.provisioning && self.settings.clean_up && !busy {
                 self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
-                self.dispose(now, self.spec_of(&interface, 0, 0), false);
+                self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
             }
         }
         let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None);

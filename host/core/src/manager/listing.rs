@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::cards::CardPool;
 use super::jobs::Job;
 use super::pace::retry_delay;
-use super::{JobId, Level, Manager, Now, SLOW};
+use super::{Counter, JobId, Level, Manager, Now, SLOW};
 use crate::cloud::{Answer, CloudError, Device, ErrorKind, Interface, Request, SubnetFacts};
 use crate::ip::IpNet;
 use crate::policy::Standing;
@@ -131,6 +131,7 @@ impl Manager {
                 if !devices.iter().any(|d| d.eni == self.settings.instance.primary_eni) =>
             {
                 // An instance without its own interface: EC2 is behind, and nothing is dropped on such a word.
+                self.count(Counter::ListingFailed);
                 self.log(Level::Warn, "EC2 does not list the node's own interface: read again later".to_owned());
                 job.retry_at = Some(now.mono + retry_delay(Duration::from_secs(5), job.attempt, &mut self.random));
                 job.attempt += 1;
@@ -173,6 +174,7 @@ impl Manager {
                 job.retry_at = Some(now.mono + retry_delay(first, job.attempt, &mut self.random));
                 job.attempt += 1;
                 if stage != VerifyStage::LeftOvers {
+                    self.count(Counter::ListingFailed);
                     job.stage = VerifyStage::Devices;
                 }
                 self.log(Level::Warn, format!("EC2's view of the interfaces is read again later: {error}"));
@@ -262,8 +264,16 @@ impl Manager {
         let settling = std::mem::take(&mut self.settling);
         let list = match result {
             Ok(Answer::Attached(list)) if !list.is_empty() => list,
-            Ok(_) => return self.log(Level::Warn, "IMDS lists no interface: ignored".to_owned()),
-            Err(error) => return self.log(Level::Warn, format!("IMDS cannot be read: {error}")),
+            other => {
+                self.count(Counter::ListingFailed);
+                return self.log(
+                    Level::Warn,
+                    match other {
+                        Ok(_) => "IMDS lists no interface: ignored".to_owned(),
+                        Err(error) => format!("IMDS cannot be read: {error}"),
+                    },
+                );
+            }
         };
         self.note_blocks(&list);
         self.settle_doubts(now, &list);

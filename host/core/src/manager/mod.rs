@@ -27,11 +27,13 @@
 //! | `listing.rs` | EC2's view, call by call |
 //! | `reconcile.rs`, `left_overs.rs` | what is done with it |
 //! | `pace.rs` | back-off, refusals, history, jitter |
+//! | `counters.rs` | what is counted, and what is under way |
 
 mod adopt;
 mod assign;
 mod boot;
 mod cards;
+mod counters;
 mod create;
 mod decisions;
 mod exclude;
@@ -57,10 +59,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cards::{CardPool, Cards, OnCard, managed_cards, on_cards, tags_decide};
+pub use counters::{Activity, CleanUp, Counter, NotReady};
 use pace::{Backoff, History, Random, Refused};
 pub use types::{
-    Add, Command, Counter, Decided, Event, JobId, Journal, Level, Now, Reconciled, Record, Refusal, Settings, WaiterId,
-    Wanted,
+    Add, Command, Decided, Event, JobId, Journal, Level, Now, Reconciled, Record, Refusal, Settings, WaiterId, Wanted,
 };
 
 use crate::cloud::{ConnectionTracking, SubnetFacts};
@@ -369,6 +371,10 @@ impl Manager {
 
     fn rest_of_minute(&self, now: Now) -> u32 {
         60 - u32::try_from(self.minute_clock(now).as_secs() % 60).unwrap_or(0)
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.out.push(Command::Count(counter));
     }
 
     fn log(&mut self, level: Level, text: String) {

@@ -103,7 +103,10 @@ impl Manager {
         self.announce_failures += 1;
         let delay = retry_delay(Duration::from_secs(5), self.announce_failures, &mut self.random);
         self.announce_at = self.announce_at.map(|_| now.mono + delay);
-        self.out.push(Command::Count(Counter::AnnounceFailed));
+        self.count(match feature {
+            Feature::SecurityGroupsForPods => Counter::TrunkWishFailed,
+            Feature::CustomNetworking { .. } => Counter::NodeInitFailed,
+        });
         self.log(Level::Warn, format!("the CNINode does not tell of {}: {error}", feature.name()));
     }
 }

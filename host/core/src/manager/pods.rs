@@ -40,7 +40,7 @@ impl Manager {
             self.ask(now.mono + UNHURRIED);
             return Add::Assigned(assigned);
         }
-        self.out.push(Command::Count(Counter::NoAddress));
+        self.count(Counter::NoAddress);
         self.minute(now).starved += 1;
         if let Some(refusal) = self.never(now) {
             return Add::Refused(refusal);

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use super::cards::{INSTANCE_TAG, is_managed};
-use super::jobs::Job;
+use super::jobs::{Job, TAGS};
 use super::listing::Verify;
 use super::types::Block;
-use super::{Command, Level, Manager, Now, Reconciled};
+use super::{CleanUp, Command, Counter, Level, Manager, Now, Reconciled};
 use crate::cloud::{AttachedInterface, Interface, Request};
 use crate::ip::IpNet;
 use crate::store::{Change, Error as StoreError, Time};
@@ -57,7 +57,7 @@ impl Manager {
             if self.journal.removing.contains(&id) {
                 // A removal that the last run did not finish.
                 let spec = self.spec_of(interface, card, attachment.device_index);
-                self.dispose(now, spec, true);
+                self.dispose(now, spec, true, CleanUp::Eni);
                 continue;
             }
             // One without an address of the family cannot serve, as an EFA-only one (spec 03 §5.2).
@@ -156,7 +156,7 @@ impl Manager {
         let missing: Vec<_> = self.wanted_tags().into_iter().filter(|t| !has(t)).collect();
         if !missing.is_empty() {
             let request = Request::CreateTags { resource: interface.eni.clone(), tags: missing };
-            self.start_minor(now, "tags", request);
+            self.start_minor(now, TAGS, request);
         }
         let ours = interface.tags.iter().any(|(k, v)| k == INSTANCE_TAG && *v == self.settings.instance.instance_id);
         if let Some(attachment) = &interface.attachment
@@ -186,6 +186,7 @@ impl Manager {
                 if settled {
                     store.doubt(id, net, true);
                     self.doubted.blocks.push((id.to_owned(), net));
+                    self.count(Counter::ReconcileAddressDelFailed);
                 }
                 self.log(Level::Warn, format!("EC2 does not list {net} of {id}, but a pod has it: IMDS is asked"));
             } else if (settled || since == self.booted_at.mono) && store.force_cidr(id, net).is_ok() {
@@ -227,7 +228,7 @@ impl Manager {
             self.tell_ec2_of(now, id, &again);
         }
         let fresh: Vec<IpNet> = listed.iter().copied().filter(|net| !self.is_returning(id, *net)).collect();
-        self.add_blocks(now, id, self.settings.unit, &fresh);
+        self.add_listed(now, id, &fresh);
     }
 
     /// Takes out of the journal what was to be given back of interfaces that are gone: neither list of EC2's has them, and
@@ -275,6 +276,7 @@ impl Manager {
                     self.out.push(Command::TearDownEni { eni });
                 }
                 Err(error) => {
+                    self.count(Counter::ReconcileEniDelFailed);
                     self.log(Level::Warn, format!("EC2 does not list {id}: {error}; IMDS is asked"));
                     // New pods go elsewhere until it is listed again, and programmed.
                     self.unconfirmed.insert(id.clone());
@@ -301,14 +303,18 @@ impl Manager {
                 self.adopt(spec, nets);
                 continue;
             }
-            let gone: Vec<IpNet> = self
+            let gone: Vec<(IpNet, u32)> = self
                 .cards
                 .cidrs(&interface.eni, now.mono)
-                .filter(|c| c.assigned == 0 && c.since + SETTLED < now.mono && !nets.contains(&c.net))
-                .map(|c| c.net)
+                .filter(|c| c.since + SETTLED < now.mono && !nets.contains(&c.net))
+                .map(|c| (c.net, c.assigned))
                 .collect();
-            for net in gone {
-                if self.cards.store_of(&interface.eni).is_some_and(|s| s.force_cidr(&interface.eni, net).is_ok()) {
+            for (net, assigned) in gone {
+                if assigned > 0 {
+                    // One source alone takes nothing from pods.
+                    self.count(Counter::ReconcileAddressDelFailed);
+                } else if self.cards.store_of(&interface.eni).is_some_and(|s| s.force_cidr(&interface.eni, net).is_ok())
+                {
                     self.log(
                         Level::Warn,
                         format!("IMDS does not show {net} of {}: no pod gets it any more", interface.eni),
@@ -316,7 +322,7 @@ impl Manager {
                     self.out.push(Command::Reconciled { what: Reconciled::BlockRemoved, items: 1 });
                 }
             }
-            self.add_blocks(now, &interface.eni, self.settings.unit, &nets);
+            self.add_listed(now, &interface.eni, &nets);
         }
         let gone: Vec<String> = self
             .cards
@@ -325,7 +331,10 @@ impl Manager {
             .map(|(e, _)| e.id.clone())
             .collect();
         for id in gone {
-            let Some(Ok(eni)) = self.cards.store_of(&id).map(|s| s.take_eni(&id, now.mono)) else { continue };
+            let Some(Ok(eni)) = self.cards.store_of(&id).map(|s| s.take_eni(&id, now.mono)) else {
+                self.count(Counter::ReconcileEniDelFailed);
+                continue;
+            };
             self.forget_adoption(&id);
             self.journal.managed.retain(|e| *e != id);
             self.write_journal();

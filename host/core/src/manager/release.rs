@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::jobs::{Job, Retry};
 use super::pace::retry_delay;
 use super::types::Block;
-use super::{Command, JobId, Level, Manager, Now};
+use super::{Command, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::ip::{IpNet, Ipv4Net};
 use crate::store::{Error as StoreError, Time};
@@ -147,6 +147,7 @@ impl Manager {
             let store = self.cards.store_of(&block.eni);
             let taken = store.map_or(Err(StoreError::UnknownEni), |s| s.take_cidr(&block.eni, block.net, now.mono));
             if let Err(error) = taken {
+                self.count(Counter::ReleaseFailed);
                 let (action, reason) = (format!("release {} of {}", block.net, block.eni), format!("I3: {error}"));
                 dropped.push(Dropped { action, reason });
                 continue;

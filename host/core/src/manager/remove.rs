@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::jobs::{Job, Retry};
 use super::pace::retry_delay;
-use super::{Command, Counter, JobId, Level, Manager, Now};
+use super::{CleanUp, Command, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::store::{EniSpec, Error as StoreError};
 
@@ -18,6 +18,8 @@ pub(super) struct Remove {
     pub eni: EniSpec,
     /// Whether it still takes a place on the instance, as far as EC2 has told: a detach takes a while after its answer.
     pub attached: bool,
+    /// Under what a failure counts.
+    why: CleanUp,
     stage: RemoveStage,
     pub retry: Retry,
 }
@@ -54,12 +56,12 @@ impl Manager {
         let store = self.cards.store_of(id).ok_or(StoreError::UnknownEni)?;
         let eni = store.take_eni(id, now.mono)?;
         self.last_removal = Some(now.mono);
-        self.dispose(now, eni, true);
+        self.dispose(now, eni, true, CleanUp::Eni);
         Ok(())
     }
 
     /// Detaches and deletes an interface that is in no store.
-    pub(super) fn dispose(&mut self, now: Now, eni: EniSpec, attached: bool) {
+    pub(super) fn dispose(&mut self, now: Now, eni: EniSpec, attached: bool, why: CleanUp) {
         self.forget_adoption(&eni.id);
         self.programmed.remove(&eni.id);
         self.journal.managed.retain(|e| *e != eni.id);
@@ -74,7 +76,7 @@ impl Manager {
             None => (RemoveStage::Find, Request::DescribeNetworkInterfaces { ids: vec![eni.id.clone()] }),
         };
         let retry = Retry { at: None, attempt: 1, request: request.clone() };
-        let id = self.start(Job::Remove(Remove { eni, attached, stage, retry }));
+        let id = self.start(Job::Remove(Remove { eni, attached, why, stage, retry }));
         self.call(now, id, request);
     }
 
@@ -111,7 +113,7 @@ impl Manager {
             (stage, Err(error)) => {
                 let hopeless = matches!(error.kind, ErrorKind::Unauthorized);
                 if job.retry.attempt >= REMOVE_TRIES || hopeless {
-                    self.out.push(Command::Count(Counter::FreeEniFailed));
+                    self.count_left_behind(job.why, stage, &error);
                     self.log(Level::Error, format!("{} is left behind: {error}", job.eni.id));
                     if hopeless {
                         self.giving.fail(now.mono, error, &mut self.random);
@@ -136,6 +138,23 @@ impl Manager {
         self.jobs.insert(id, Job::Remove(job));
         if due {
             self.call(now, id, request);
+        }
+    }
+
+    fn count_left_behind(&mut self, why: CleanUp, stage: RemoveStage, error: &CloudError) {
+        let attached = stage != RemoveStage::Delete;
+        if why == CleanUp::Eni && attached {
+            self.count(Counter::FreeEniFailed);
+        }
+        // Only what EC2 has said counts as a failed clean-up (spec 03 §12.1).
+        if error.code.is_empty() {
+            return;
+        }
+        if stage == RemoveStage::Find {
+            self.count(Counter::CleanUpFailed(CleanUp::Attachment, error.code.clone()));
+        }
+        if why != CleanUp::Eni || !attached {
+            self.count(Counter::CleanUpFailed(why, error.code.clone()));
         }
     }
 

@@ -15,6 +15,7 @@ use crate::policy::{Assign, EniTrait, Family, Growth, Node, Plan, Targets, Unit}
 use crate::store::{Error as StoreError, Key, PodMeta};
 
 mod cards;
+mod counted;
 mod ec2;
 mod ends;
 mod exhaustion;
@@ -439,7 +440,7 @@ fn an_interface_that_could_not_be_programmed_gets_another_try() {
     // The commands of the start are carried out already: the answer to its set-up is this one.
     w.queue.retain(|_, event| !matches!(event, Event::EniReady { .. }));
     let job = *w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Adopt(_))).unwrap().0;
-    w.later(50, Event::EniReady { job, result: Err("no link".to_owned()) });
+    w.later(50, Event::EniReady { job, result: Err("no link".to_owned().into()) });
     w.run(5);
     assert!(w.m.cards().eni("eni-a").unwrap().excluded);
     w.set_up_fails = false;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Counter, NotReady};
 use crate::cloud::{Answer, CloudError, Instance, Request};
 use crate::ip::{IpNet, Ipv4Net};
 use crate::kube::{EniConfig, EniConfigKeys, Feature, NodeFacts};
@@ -101,7 +102,7 @@ pub enum Event {
     /// (spec 04 §7.3). Told before the interface is ready.
     EniTable { eni: String, table: u32 },
     /// The answer to [`Command::SetUpEni`].
-    EniReady { job: JobId, result: Result<(), String> },
+    EniReady { job: JobId, result: Result<(), NotReady> },
     /// The Node object, when it was first read and whenever it has changed.
     Node(NodeFacts),
     /// The answer to [`Command::EniConfig`]: the reason in words where it could not be had.
@@ -231,24 +232,6 @@ pub enum Reconciled {
     EniLost,
     /// Addresses of pods that vanished.
     AddressLost,
-}
-
-/// What is counted under the reference's names (spec 02 §9.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Counter {
-    AllocEniFailed,
-    AllocAddressesFailed,
-    SetUpEniFailed,
-    GetEniAddressesFailed,
-    AddAddressesFailed,
-    FreeEniFailed,
-    DeleteRulesFailed,
-    /// A wish could not be put into the CNINode (`tryEnableSecurityGroupsForPods`).
-    AnnounceFailed,
-    /// An action of a plan that the host dropped.
-    PlanActionDropped,
-    /// An ADD found nothing free.
-    NoAddress,
 }
 
 /// What an ADD gets at once.

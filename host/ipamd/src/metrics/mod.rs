@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
+mod counted;
 mod distribution;
+pub mod docs;
 pub mod family;
 mod label;
 mod pool;
@@ -19,7 +21,7 @@ mod recorder;
 mod text;
 
 pub use label::{
-    Action, Backend, CheckCause, DelReason, HostRepair, IpamdError, Label, Outcome, PodEniError, Reconciled,
+    Action, Backend, CheckCause, DelReason, HostRepair, IpamdError, Label, NEVER, Outcome, PodEniError, Reconciled,
     StartFailure, UtilsError, Waited,
 };
 pub use pool::PoolFigures;
@@ -129,8 +131,12 @@ impl Metrics {
     /// All series in the Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
+        let figures = self.0.pool.get().map(|source| source());
+        if let Some(figures) = &figures {
+            self.show(figures.activity);
+        }
         let mut out = self.0.recorder.render();
-        self.0.pool.get().map(|source| source()).unwrap_or_default().write(&mut out);
+        figures.unwrap_or_default().write(&mut out);
         process::write(&mut out);
         out
     }

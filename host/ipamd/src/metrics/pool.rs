@@ -1,6 +1,8 @@
 //! Gauges that are derived from the pool at each scrape, so that they cannot drift from it (W20, W22) and cost nothing
 //! between scrapes.
 
+use reservoir_core::manager::Activity;
+
 use super::family::{self as f, Family};
 use super::text;
 
@@ -19,6 +21,7 @@ pub struct PoolFigures {
     /// ADD calls that wait for an address.
     pub waiting: u64,
     pub ec2_in_flight: u64,
+    pub activity: Activity,
     /// ENI id, addresses held by pods.
     pub per_eni: Vec<(String, u64)>,
     /// CIDR, addresses held by pods; only CIDRs of which some are held need be here.

@@ -1,4 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use reservoir_core::manager::{Activity, Counter};
 
 use super::family::Kind;
 use super::*;
@@ -160,4 +162,54 @@ fn a_family_does_not_grow_without_bound() {
     let samples = samples(&metrics);
     let kept = samples.keys().filter(|k| k.starts_with("awscni_aws_utils_error_count")).count();
     assert_eq!((kept, samples["reservoir_metric_series_dropped_total"].as_str()), (256, "44"));
+}
+
+/// Values of a label that are on the page with something counted.
+fn moved(metrics: &Metrics, family: &Family) -> BTreeSet<String> {
+    let prefix = format!("{}{{{}=\"", family.name, family.labels[0]);
+    let at = samples(metrics).into_iter().filter(|(_, value)| value != "0");
+    at.filter_map(|(series, _)| Some(series.strip_prefix(&prefix)?.split('"').next()?.to_owned())).collect()
+}
+
+/// Values that can move.
+fn movable<L: Label>() -> BTreeSet<String> {
+    L::ALL.iter().filter(|l| !l.about().starts_with(NEVER)).map(|l| l.text().to_owned()).collect()
+}
+
+#[test]
+fn whatever_the_pool_counts_has_its_value_and_every_value_that_can_move_is_counted() {
+    let metrics = Metrics::new("x");
+    for counter in Counter::each() {
+        metrics.count(&counter);
+    }
+    assert_eq!(moved(&metrics, &family::IPAMD_ERRORS), movable::<IpamdError>());
+    assert_eq!(moved(&metrics, &family::POD_ENI_ERRORS), movable::<PodEniError>());
+    assert_eq!(moved(&metrics, &family::UTILS_ERRORS), movable::<UtilsError>());
+    assert_eq!(IpamdError::ALL.len(), movable::<IpamdError>().len(), "all of spec 02 §9.3 happen here");
+    let samples = samples(&metrics);
+    assert_eq!(samples["awscni_aws_utils_error_count{fn=\"FreeENIDeleteErr\",error=\"InternalError\"}"], "1");
+    let waited = "awscni_aws_api_latency_ms_sum{api=\"waitForENIAndIPsAttached\",error=\"false\",status=\"200\"}";
+    assert_eq!(samples[waited], "1000");
+}
+
+#[test]
+fn what_the_pool_is_at_shows_at_each_scrape() {
+    let metrics = Metrics::new("x");
+    let at = Arc::new(std::sync::Mutex::new(Activity { increasing: true, ..Activity::default() }));
+    let source = at.clone();
+    metrics.set_pool_source(move || PoolFigures { activity: *source.lock().unwrap(), ..PoolFigures::default() });
+    assert_eq!(moved(&metrics, &family::ACTIONS), BTreeSet::from(["increaseDatastorePool".to_owned()]));
+    *at.lock().unwrap() = Activity { decreasing: true, reconciling: true, increasing: false };
+    let both = BTreeSet::from(["decreaseDatastorePool".to_owned(), "nodeIPPoolReconcile".to_owned()]);
+    assert_eq!(moved(&metrics, &family::ACTIONS), both);
+}
+
+#[test]
+fn the_page_of_all_metrics_is_what_the_tables_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, docs::page()).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap();
+    assert!(found == docs::page(), "docs/metrics.md is not what the tables say; run UPDATE_DOCS=1 cargo test");
 }

@@ -145,7 +145,7 @@ impl Daemon {
             })),
             Reply::Ranked { job, subnets } => Event::Ranked { job, subnets },
             Reply::Cloud { job, result } => Event::Cloud { job, result },
-            Reply::SetUp { job, result } => Event::EniReady { job, result },
+            Reply::SetUp { job, result } => Event::EniReady { job, result: result.map_err(Into::into) },
             Reply::EniConfig { job, result } => Event::EniConfig { job, result },
             Reply::Announced(feature) => Event::Announced { feature, result: Ok(()) },
             Reply::Node(facts) => Event::Node(facts),

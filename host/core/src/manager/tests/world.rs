@@ -30,6 +30,8 @@ pub(super) struct World {
     /// What the policy asks for where it is not the node's unit.
     pub(super) other_unit: Option<Unit>,
     pub(super) set_up_fails: bool,
+    /// How it does.
+    pub(super) not_ready: NotReady,
     pub(super) eni_config: Result<EniConfig, String>,
     pub(super) announcing: Result<(), String>,
     pub(super) announced: Vec<Feature>,
@@ -41,6 +43,7 @@ pub(super) struct World {
     /// Interfaces that were left to others, with their tables.
     pub(super) left: Vec<(String, u32)>,
     pub(super) reconciled: HashMap<Reconciled, u64>,
+    pub(super) counted: Vec<Counter>,
     /// Checkpoints that were to be written without anybody waiting.
     pub(super) rewritten: usize,
 }
@@ -128,6 +131,7 @@ impl World {
             policy_is_silent: false,
             other_unit: None,
             set_up_fails: false,
+            not_ready: NotReady::Failed("no link".to_owned()),
             eni_config: Err("eniconfig: eniconfig is not available".to_owned()),
             announcing: Ok(()),
             announced: vec![],
@@ -137,6 +141,7 @@ impl World {
             torn_down: vec![],
             left: vec![],
             reconciled: HashMap::new(),
+            counted: vec![],
             rewritten: 0,
         };
         world.commands();
@@ -189,7 +194,7 @@ impl World {
                 }
                 Command::SetUpEni { job, subnet_cidr, .. } => {
                     self.programmed.push(subnet_cidr.to_string());
-                    let result = if self.set_up_fails { Err("no link".to_owned()) } else { Ok(()) };
+                    let result = if self.set_up_fails { Err(self.not_ready.clone()) } else { Ok(()) };
                     self.later(50, Event::EniReady { job, result });
                 }
                 Command::Resolve { waiter, outcome } => {
@@ -209,7 +214,8 @@ impl World {
                 Command::Changed(changes) => self.rewritten += changes.len(),
                 Command::TearDownEni { eni } => self.torn_down.push(eni.id),
                 Command::LeaveEni { eni } => self.left.push((eni.id, eni.table)),
-                Command::Record(_) | Command::Count(_) => {}
+                Command::Count(counter) => self.counted.push(counter),
+                Command::Record(_) => {}
             }
         }
     }
