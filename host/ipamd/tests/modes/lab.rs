@@ -10,6 +10,7 @@ use reservoir_kube::testing::{Objects, Server as ApiServer};
 use reservoir_rpc as rpc;
 use reservoir_sim::http::{Server, Simulation};
 use reservoir_sim::{Config, Sim};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -115,6 +116,50 @@ impl Lab {
         self.dir.path().join("ipamd.sock")
     }
 
+    /// A file or directory of the daemon's.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Changes a variable for the daemons that are started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the daemon answers on `introspection` or `metrics`; empty where it does not listen.
+    pub async fn get(&self, server: &str, path: &str) -> String {
+        let get = async {
+            let mut stream = tokio::net::UnixStream::connect(self.path(&format!("{server}.sock"))).await?;
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()))
+        };
+        get.await.unwrap_or_default()
+    }
+
+    /// `/v1/policy`; null while the built-in policy is being compiled.
+    pub async fn policy(&self) -> serde_json::Value {
+        serde_json::from_str(&self.get("introspection", "/v1/policy").await).unwrap_or_default()
+    }
+
+    /// Interfaces of card 0 in the pool, by id.
+    pub async fn enis(&self) -> serde_json::Map<String, serde_json::Value> {
+        let cards: serde_json::Value =
+            serde_json::from_str(&self.get("introspection", "/v1/enis").await).unwrap_or_default();
+        cards["0"]["ENIs"].as_object().cloned().unwrap_or_default()
+    }
+
+    /// Ends the daemon, if it runs.
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // It may have ended by itself.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("ipamd.log")).unwrap_or_default()
     }
@@ -179,11 +224,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Some(daemon) = &mut self.daemon {
-            // It may have ended by itself.
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        self.kill();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The daemon itself in every mode, upon the simulated AWS and an API server in memory.
 
 mod lab;
+mod variables;
 
 use reservoir_kube::POD_IPS;
 use reservoir_kube::testing::{self, BranchInterface, CNI_NODES, ENI_CONFIGS, Failure, NODES};
