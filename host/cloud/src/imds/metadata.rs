@@ -100,8 +100,11 @@ impl Metadata {
     }
 
     pub(crate) async fn security_groups(&self, mac: &str) -> Result<Vec<String>, CloudError> {
-        let text = self.required(&Key::of("GetSecurityGroupIDs", true, mac, "security-group-ids")).await?;
-        Ok(text.split_whitespace().map(str::to_owned).collect())
+        let key = Key::of("GetSecurityGroupIDs", true, mac, "security-group-ids");
+        let text = self.required(&key).await?;
+        let groups: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        // An interface without one does not exist (W-11): applied, it would leave the others with the VPC's default group.
+        if groups.is_empty() { Err(key.nonsense(&text, "security group ids")) } else { Ok(groups) }
     }
 
     pub(crate) async fn vpc_cidrs(&self, mac: &str, family: Family) -> Result<Vec<IpNet>, CloudError> {

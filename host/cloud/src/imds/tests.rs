@@ -305,6 +305,24 @@ async fn a_token_is_used_until_its_end() {
 }
 
 #[tokio::test]
+async fn a_token_for_ever_is_a_token() {
+    let rest = example_metadata(&[]);
+    let forever = u64::MAX.to_string();
+    let server = Server::start(move |s| if s.method == "PUT" { token(&forever) } else { rest(s) }).await;
+    assert_eq!(client(&server).get(MAC).await.as_deref(), Ok(PRIMARY));
+}
+
+#[tokio::test]
+async fn an_interface_has_a_security_group() {
+    let path = key(PRIMARY, "security-group-ids");
+    for empty in ["", "\n"] {
+        let server = Server::start(example_metadata(&[(&path, Some(empty))])).await;
+        let error = metadata(&server).security_groups(PRIMARY).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Refused && error.message.contains("security-group-ids"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_refused_token_is_replaced() {
     let server = Server::start(at_first(1, MAC, || Reply::status(401, ""))).await;
     assert_eq!(client(&server).get(MAC).await.as_deref(), Ok(PRIMARY));

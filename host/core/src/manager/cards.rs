@@ -161,15 +161,15 @@ const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 /// Tag that names the instance whose daemon manages an interface.
 pub(super) const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
 
-/// Whether an interface with these tags is the node's to use (spec 01 §8.6). Its primary one is, whatever its tags, and so
-/// is one without any tag: only what is tagged can be another's.
+/// Whether an interface that EC2 lists with these tags is the node's to use (spec 01 §8.6, spec 03 §10.1). Its primary one
+/// is, whatever its tags, and so is one that EC2 does not list.
 #[must_use]
 pub(super) fn is_managed(tags: &[(String, String)], instance_id: &str, manage_untagged: bool) -> bool {
     let tag = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
     match tag(NO_MANAGE_TAG) {
         Some("true") => false,
         Some(_) => true,
-        None => tags.is_empty() || tag(INSTANCE_TAG) == Some(instance_id) || manage_untagged,
+        None => tag(INSTANCE_TAG) == Some(instance_id) || manage_untagged,
     }
 }
 
@@ -280,8 +280,7 @@ mod tests {
             (vec![(INSTANCE_TAG, "i-2")], false, true),
             (vec![], true, false),
             (vec![("hi", "tag")], false, true),
-            // Nothing says that it is another's.
-            (vec![], false, false),
+            (vec![], false, true),
         ] {
             let list = [told("eni-0", "interface", &[]), efa.clone(), told("eni-x", "interface", &tags)];
             let told = on_cards(&imds, &list, &instance, untagged);

@@ -48,7 +48,9 @@ impl Manager {
                 self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
             }
         }
-        let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None);
+        // Where nothing may be changed an attached one waits for a daemon that may.
+        let waits = |e: &String| !self.settings.provisioning && self.attachments.contains_key(e);
+        let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None) && !waits(e);
         let removing: Vec<String> = self.journal.removing.iter().filter(over).cloned().collect();
         // Neither attached nor left over: they are gone.
         self.journal.removing.retain(|e| !removing.contains(e));

@@ -56,8 +56,10 @@ impl Manager {
             }
             if self.journal.removing.contains(&id) {
                 // A removal that the last run did not finish.
-                let spec = self.spec_of(interface, card, attachment.device_index);
-                self.dispose(now, spec, true, CleanUp::Eni);
+                if self.settings.provisioning {
+                    let spec = self.spec_of(interface, card, attachment.device_index);
+                    self.dispose(now, spec, true, CleanUp::Eni);
+                }
                 continue;
             }
             // One without an address of the family cannot serve, as an EFA-only one (spec 03 §5.2).

@@ -55,7 +55,11 @@ fn node_with(case: &Case, enis: &[Attached]) -> Result<World, Outcome> {
     let primary = enis.iter().find(|eni| eni.primary).ok_or("no interface is primary")?;
     let mut settings = settings_of(case, &primary.id);
     settings.instance.instance_id = own.to_owned();
-    let ec2 = Ec2::of(interfaces, vec![subnet(SUBNET, 1, &[])], 14);
+    // Empty tags stand for an interface without an entry in the map of tags: EC2's answer gives every interface one, so it
+    // is missing from the answer, and managed (spec 03 §10.1).
+    let has_none = |eni: &&Attached| !eni.primary && eni.tags.as_ref().is_some_and(BTreeMap::is_empty);
+    let unlisted = enis.iter().filter(has_none).map(|eni| eni.id.clone()).collect();
+    let ec2 = Ec2 { unlisted, ..Ec2::of(interfaces, vec![subnet(SUBNET, 1, &[])], 14) };
     let mut world = World::start(settings, ec2, &Held::default());
     world.run(SETTLED)?;
     Ok(world)

@@ -27,7 +27,9 @@ pub(crate) struct Ec2 {
     pub imds: Option<Vec<AttachedInterface>>,
     /// Interfaces that `DescribeNetworkInterfaces` cannot tell of.
     pub broken: BTreeSet<String>,
-    given: u32,
+    /// Interfaces that are attached and missing from its answer.
+    pub unlisted: BTreeSet<String>,
+    pub given: u32,
 }
 
 /// An attached interface of ours, without addresses but its own.
@@ -129,7 +131,7 @@ impl Ec2 {
                 if ids.iter().any(|id| self.broken.contains(id)) {
                     return Err(error(request, "InternalError"));
                 }
-                let listed = self.interfaces.iter().filter(|i| ids.contains(&i.eni));
+                let listed = self.interfaces.iter().filter(|i| ids.contains(&i.eni) && !self.unlisted.contains(&i.eni));
                 Answer::Interfaces(listed.cloned().collect())
             }
             Request::AssignPrivateIpAddresses { eni, unit, count } => {

@@ -345,6 +345,18 @@ fn a_removal_that_was_cut_short_is_finished_whatever_is_switched_off() {
     assert!(!w.ec2.enis.contains_key("eni-x"), "{:?}", w.calls);
 }
 
+/// Spec 03 §13: EC2 is asked to change nothing, and what was to go serves no pods either.
+#[test]
+fn a_removal_that_was_cut_short_rests_where_nothing_may_be_changed() {
+    let journal = Journal { removing: vec!["eni-a".to_owned()], ..Journal::default() };
+    let mut w = World::with(Settings { provisioning: false, ..settings() }, two_on_second(), 0, journal);
+    w.run(1300);
+    assert!(w.ec2.enis.contains_key("eni-a"), "{:?}", w.calls);
+    assert!(w.m.cards().eni("eni-a").is_none() && w.m.journal.removing == ["eni-a"]);
+    let changes = ["Detach", "Delete", "Modify", "Assign", "Unassign", "Create", "Attach"];
+    assert!(!w.calls.iter().any(|c| changes.iter().any(|change| c.starts_with(change))), "{:?}", w.calls);
+}
+
 #[test]
 fn a_set_up_that_failed_is_tried_again_soon() {
     let mut w = World::on(two_on_second(), 0, Journal::default());
