@@ -113,15 +113,11 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
             let _ = stop.send(());
         }
     };
-    // Where the reference does not start without addresses (spec 01 §2.5, §9); else pods are told what is missing.
-    let waits = config.modes.custom_networking || config.modes.ipv6;
+    // The reference does not start where its first growth fails (spec 01 §2.5, §9; spec 02 §12.3): this one is not called
+    // ready, so that no pods are sent here.
     let ready = {
         let pool = pool.clone();
-        async move {
-            if waits {
-                addresses(&pool).await;
-            }
-        }
+        async move { addresses(&pool).await }
     };
     let serving = grpc::serve(listener, grpc::Service::new(pool.clone(), facts), ready, shutdown);
     tokio::pin!(serving);

@@ -6,15 +6,13 @@ use reservoir_kube::testing::{ENI_CONFIGS, Objects};
 use ring::cluster::{put_eni_config, put_node};
 
 use crate::can_run;
-use crate::support::lab::{GROUPS, Lab, PODS, lab};
+use crate::support::lab::{GROUPS, Lab, NOT_SERVING, PODS, SERVING, lab};
 
 const ENV: [(&str, &str); 3] = [
     ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
     ("ENI_CONFIG_LABEL_DEF", "topology.kubernetes.io/zone"),
     ("WARM_ENI_TARGET", "0"),
 ];
-const SERVING: i32 = 1;
-const NOT_SERVING: i32 = 2;
 
 /// A node with the label of its zone.
 fn node(objects: &Objects) -> Lab {

@@ -5,7 +5,7 @@ use ring::cluster::put_node;
 use serde_json::json;
 
 use crate::can_run;
-use crate::support::lab::lab;
+use crate::support::lab::{NOT_SERVING, SERVING, lab};
 
 #[test]
 fn missing_permissions_are_told_as_an_event_and_to_the_pods() {
@@ -21,6 +21,7 @@ fn missing_permissions_are_told_as_an_event_and_to_the_pods() {
     let denied = ["AssignPrivateIpAddresses", "CreateNetworkInterface", "AttachNetworkInterface"];
     lab.node.sim_do(&json!({"iam": {"denied": denied}})).unwrap();
     lab.start();
+    assert_eq!(lab.health(), NOT_SERVING, "no pods are to be sent to a node that can have no addresses");
     let why = lab.try_add("early").expect_err("nothing may be asked for");
     assert!(why.contains("UnauthorizedOperation"), "{why}");
     let of_it = |e: &serde_json::Value| e["reason"] == "MissingIAMPermissions";
@@ -30,5 +31,6 @@ fn missing_permissions_are_told_as_an_event_and_to_the_pods() {
     assert!(denied.iter().any(|api| event["note"].as_str().is_some_and(|note| note.contains(api))), "{event}");
     lab.node.sim_do(&json!({"iam": {}})).unwrap();
     lab.wait_for("a pod gets an address again", |_| Ok(lab.try_add("late").is_ok()));
+    lab.wait_for("it is called ready", |_| Ok(lab.health() == SERVING));
     lab.audit();
 }

@@ -13,6 +13,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 pub const PROGRAMS: &[&str] = &["ip", "curl", "nft"];
+pub const SERVING: i32 = 1;
+pub const NOT_SERVING: i32 = 2;
 pub const MINUTE: Duration = Duration::from_secs(60);
 
 /// Subnets and groups of the accounts of host/sim.
@@ -91,7 +93,7 @@ impl Lab {
         assert!(matches!(&freed, Outcome::Done(all) if !all.is_empty()), "{name}: {freed:?}");
     }
 
-    /// What the health service says, as `grpc-health-probe` asks it: 1 is SERVING, 2 NOT_SERVING.
+    /// What the health service says, as `grpc-health-probe` asks it: [`SERVING`] or [`NOT_SERVING`].
     pub fn health(&self) -> i32 {
         self.runtime.block_on(async {
             let connection = uds::connect(&self.node.socket(), Duration::from_secs(2)).await.unwrap();
