@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 pub use self::options::{EGRESS_ADDRESSES, Options, STANDARD_PLUGINS, target_dir};
-pub use self::pods::Pod;
+pub use self::pods::{Pod, end_namespace};
 use crate::cluster::Cluster;
 use crate::cni::Cni;
 use crate::shell::{in_netns, run};

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ring::shell::{in_netns, run};
+use ring::node::end_namespace;
+use ring::shell::in_netns;
 use ring::{Node, Options, Pod, traffic};
 use rustix::process::Signal;
 
@@ -129,7 +130,7 @@ fn nothing_is_left_after_del() {
     unknown.netns = String::new();
     node.cni().del(&unknown, &serde_json::Value::Null).unwrap();
     for pod in &pods {
-        run("ip", &["netns", "del", &pod.netns]).unwrap();
+        end_namespace(&pod.netns).unwrap();
     }
     no_trace_of(&node, &pods);
     // The addresses rest first; a pod now gets another one.

@@ -9,7 +9,7 @@ use super::live::{Live, Pool};
 use super::modes::{Mode, Place};
 use super::story::Story;
 use crate::cni::Attachment;
-use crate::node::Pod;
+use crate::node::{Pod, end_namespace};
 use crate::shell::in_netns;
 use crate::{Node, Options, cluster};
 
@@ -154,7 +154,7 @@ impl Stage {
         });
         results.into_iter().collect::<Result<Vec<()>>>()?;
         for pod in &pods {
-            crate::shell::run("ip", &["netns", "del", &pod.netns])?;
+            end_namespace(&pod.netns)?;
         }
         Ok(())
     }

@@ -10,6 +10,23 @@ use super::Node;
 use crate::cni::Attachment;
 use crate::shell::{in_netns, run};
 
+/// Removes a pod's namespace with its interfaces.
+///
+/// The kernel takes them down with the namespace, but that may live on for minutes: a TCP connection that was closed and
+/// whose last segment was not acknowledged before the pod's routes went holds it.
+///
+/// # Errors
+/// `ip`'s.
+pub fn end_namespace(netns: &str) -> Result<()> {
+    for link in in_netns(netns, "ip", &["-o", "link", "show", "type", "veth"])?.lines() {
+        if let Some(name) = link.split([' ', ':', '@']).filter(|word| !word.is_empty()).nth(1) {
+            run("ip", &["-n", netns, "link", "del", name])?;
+        }
+    }
+    run("ip", &["netns", "del", netns])?;
+    Ok(())
+}
+
 /// A pod: a network namespace with an attachment.
 #[derive(Debug, Clone)]
 pub struct Pod {
@@ -74,9 +91,7 @@ impl Node {
     /// What the plugin said.
     pub fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
         self.cni.del(&pod.attachment, &pod.result)?;
-        run("ip", &["netns", "del", &pod.netns])?;
-        self.pods.retain(|n| *n != pod.netns);
-        Ok(())
+        self.drop_pod(&pod.netns)
     }
 
     /// Removes a pod's namespace without a DEL.
@@ -84,7 +99,7 @@ impl Node {
     /// # Errors
     /// The kernel's.
     pub fn drop_pod(&mut self, netns: &str) -> Result<()> {
-        run("ip", &["netns", "del", netns])?;
+        end_namespace(netns)?;
         self.pods.retain(|n| n != netns);
         Ok(())
     }
