@@ -65,3 +65,39 @@ impl Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use reservoir_core::manager::Command;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use crate::testing::{TestPool, spec};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rules_that_stay_behind_an_interface_are_counted() {
+        let test = TestPool::new(&[0]);
+        let (sender, commands) = unbounded_channel();
+        let driver = tokio::spawn(test.pool.clone().run(commands));
+        let count = || {
+            let page = test.pool.metrics().render();
+            let series = "awscni_ipamd_error_count{fn=\"freeENIDeleteRulesFailed\"} ";
+            page.lines().find_map(|line| line.strip_prefix(series)?.parse().ok()).unwrap_or(0)
+        };
+        let gone = |eni| Command::TearDownEni { eni };
+        let left = |eni| Command::LeaveEni { eni };
+        for (command, failures) in [(gone(spec("eni-1")), 1), (left(spec("eni-2")), 2)] {
+            test.network.fail("netlink is busy");
+            sender.send(command).unwrap();
+            while count() < failures {
+                tokio::task::yield_now().await;
+            }
+        }
+        // What works is not counted.
+        sender.send(gone(spec("eni-3"))).unwrap();
+        while !test.network.taken().contains(&"gone eni-3".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count(), 2);
+        driver.abort();
+    }
+}

@@ -68,8 +68,8 @@ families! {
     POD_ENI_ERRORS: "awscni_pod_eni_error_count", Counter, ["fn"], "Failures while enabling security groups for pods and during node initialisation.";
     ACTIONS: "awscni_ipamd_action_inprogress", Gauge, ["fn"], "Long-running actions in progress.";
     RECONCILED: "awscni_reconcile_count", Counter, ["fn"], "Items handled by reconciliation.";
-    API_LATENCY: "awscni_aws_api_latency_ms", Summary, ["api", "error", "status"], "Duration of EC2 and instance-metadata calls, milliseconds.";
-    API_ERRORS: "awscni_aws_api_error_count", Counter, ["api", "error"], "Calls that failed with an AWS API error.";
+    API_LATENCY: "awscni_aws_api_latency_ms", Summary, ["api", "error", "status"], "Duration of EC2 and instance-metadata calls, milliseconds; waitForENIAndIPsAttached: from EC2's word that a new interface is attached until pods can use it.";
+    API_ERRORS: "awscni_aws_api_error_count", Counter, ["api", "error"], "Calls that failed with an AWS API error. Never here: waitENIAttachedFailedToAssignIPs, for EC2's answer tells the addresses and IMDS is not waited for.";
     UTILS_ERRORS: "awscni_aws_utils_error_count", Counter, ["fn", "error"], "Failures while cleaning up after a failed operation.";
     EC2_REQUESTS: "awscni_ec2api_req_count", Counter, ["fn"], "EC2 API requests sent.";
     EC2_ERRORS: "awscni_ec2api_error_count", Counter, ["fn"], "EC2 API requests that failed.";

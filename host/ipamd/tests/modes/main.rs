@@ -1,5 +1,6 @@
 //! The daemon itself in every mode, upon the simulated AWS and an API server in memory.
 
+mod counted;
 mod lab;
 mod variables;
 
