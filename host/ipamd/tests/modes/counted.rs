@@ -41,7 +41,8 @@ async fn failures_at_ec2_are_counted_by_what_they_were_about() {
     ];
     let mut lab = Lab::new("secondary", &[("CLUSTER_NAME", "alpha"), ("RESERVOIR_ADD_WAIT_SECONDS", "0")]).await;
     lab.aws.with(|sim, _| faults.iter().for_each(|fault| sim.inject(fault.parse().unwrap())));
-    lab.start().await;
+    // Without its first addresses it is not ready.
+    lab.spawn();
     let failed = |name: &str| format!("awscni_ipamd_error_count{{fn=\"{name}\"}}");
     for name in ["increaseIPPoolAllocIPAddressesFailed", "eniReconcileAdd"] {
         lab.until(name, async |lab| {

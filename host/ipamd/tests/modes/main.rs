@@ -165,7 +165,8 @@ async fn a_pod_s_annotation_shows_its_address() {
 async fn a_missing_permission_is_told_on_the_daemon_s_pod() {
     let mut lab = Lab::new("secondary", &[]).await;
     lab.aws.with(|sim, _| sim.inject("every call of AssignPrivateIpAddresses: UnauthorizedOperation".parse().unwrap()));
-    lab.start().await;
+    // Without its first addresses it is not ready.
+    lab.spawn();
     let event =
         lab.until("the event", async |lab| lab.objects.all(&testing::events("kube-system")).into_iter().next()).await;
     assert_eq!(
