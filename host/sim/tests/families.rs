@@ -170,7 +170,7 @@ fn somebody_else_changes_things() {
     s.links(at(0.0));
     s.operate(at(1.0), &Op::AssignPrivateIpAddresses { eni: eni.clone(), addresses: 2, prefixes: 0 }).unwrap();
     let links = s.links(at(1.0));
-    assert!(matches!(&links[..], [e] if matches!(&e.change, LinkChange::Addresses(a) if a.secondary.len() == 2)));
+    assert!(matches!(&links[..], [e] if matches!(&e.change, LinkChange::Changed(a) if a.secondary.len() == 2)));
     let imds = |s: &mut Sim, now| match s.call(at(now), NODE, Request::AttachedInterfaces).1.unwrap() {
         Answer::Attached(list) => list[0].secondary.len(),
         other => panic!("{other:?}"),

@@ -250,6 +250,45 @@ fn interfaces_appear_and_packets_flow_as_in_ec2() {
     assert!(!left.contains(&s.node) && !left.contains(&s.router), "{left}");
 }
 
+#[test]
+fn security_groups_let_through_what_their_rules_allow() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED: security_groups_let_through_what_their_rules_allow: {reason}");
+        return;
+    }
+    let s = Running::start("d");
+    mirror(&format!("{}-host", s.router));
+    mirror(&format!("{}-inet", s.router));
+    let first = s.enis().remove(0);
+    let primary = address(&first["primary"]);
+    let change = |verb: &str, group: &str, direction: &str, rule: &str| {
+        let deed = format!(r#"{{"{verb}":{{"group":"{group}","direction":"{direction}","rule":{rule}}}}}"#);
+        let answer = s.http("POST", "/sim/do", &deed);
+        assert!(answer.contains("ok"), "{deed}: {answer}");
+    };
+    let (nodes, others) = ("sg-0d4e1f6a7b8c9d0e1", "sg-0f2a3b4c5d6e7f809");
+    assert!(s.is_reached(primary), "the host in the VPC is a member of the default group");
+    change("revoke", nodes, "ingress", &format!(r#"{{"peer":"{nodes}"}}"#));
+    assert!(!s.is_reached(primary));
+    assert_eq!(s.reaches(primary, HOST), Some(primary), "what answers needs no rule");
+    let port = r#"{"protocol":"udp","ports":[11,11],"peer":"10.0.200.10/32"}"#;
+    change("authorize", nodes, "ingress", port);
+    assert!(s.is_reached(primary));
+    change("revoke", nodes, "egress", r#"{"peer":"0.0.0.0/0"}"#);
+    assert_eq!((s.reaches(primary, HOST), s.reaches(primary, INTERNET)), (None, None));
+    assert!(s.is_reached(primary));
+    change("authorize", nodes, "egress", r#"{"protocol":"udp","ports":[1,1024],"peer":"10.0.0.0/16"}"#);
+    assert_eq!((s.reaches(primary, HOST), s.reaches(primary, INTERNET)), (Some(primary), None));
+
+    // Other groups: what the interface may is what they say, at once.
+    let eni = first["id"].as_str().unwrap();
+    s.ec2(&format!("ModifyNetworkInterfaceAttribute&NetworkInterfaceId={eni}&SecurityGroupId.1={others}"));
+    assert!(s.reaches(primary, INTERNET).is_some());
+    assert!(s.is_reached(primary), "open to the default group");
+    change("revoke", others, "ingress", &format!(r#"{{"peer":"{nodes}"}}"#));
+    assert!(!s.is_reached(primary));
+}
+
 /// One more packet, of either family: whether `to` answers.
 fn answers(s: &Running, from: &str, to: &str) -> bool {
     let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());

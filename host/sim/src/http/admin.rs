@@ -20,6 +20,7 @@
 //! | `{"occupy": {"subnet": "…", "count": 9}}` | others take single addresses |
 //! | `{"fragment": {"subnet": "…", "leave": 0}}` | others take one address of every free /28 but so many |
 //! | `{"vacate": "subnet-…"}` | others give theirs back |
+//! | `{"authorize": {"group": "sg-…", "direction": "ingress", "rule": {"protocol": "tcp", "ports": [80, 90], "peer": "10.0.0.0/16"}}}`, `{"revoke": …}` | a rule of a security group, for `ingress` or `egress`; without `protocol` all, without `ports` all of them; `peer` may be a group |
 //! | `{"add_subnet": {"id": "…", "cidr": "…"}}` | another subnet, as in the configuration |
 //! | `{"set_vpc_cidrs": ["…"]}`, `{"set_vpc_ipv6_cidrs": ["…"]}` | the VPC's blocks as IMDS tells them |
 //! | `{"set_quota": 100}` | interfaces that the account may have |
@@ -42,6 +43,7 @@ use super::{ec2, render};
 use crate::model::audit::Expect;
 use crate::model::config::{DelaysConfig, InstanceConfig, SubnetConfig};
 use crate::model::fault::Fault;
+use crate::model::groups::{Direction, GroupRule};
 use crate::model::iam::Iam;
 use crate::model::imds::ImdsMode;
 use crate::model::journal::Record;
@@ -69,6 +71,8 @@ enum Deed {
     SetVpcCidrs(Vec<Ipv4Net>),
     SetVpcIpv6Cidrs(Vec<IpNet>),
     SetQuota(u32),
+    Authorize(Permission),
+    Revoke(Permission),
     Skew { eni: String, how: Skew },
     Unskew(String),
     Throttle(ThrottleConfig),
@@ -77,6 +81,14 @@ enum Deed {
     Iam(Iam),
     Imds { instance: String, mode: ImdsMode },
     Expect { instance: String, expect: Expect },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Permission {
+    group: String,
+    direction: Direction,
+    rule: GroupRule,
 }
 
 #[derive(Deserialize)]
@@ -172,6 +184,8 @@ fn perform(simulation: &Simulation, deed: Deed) -> Result<Value, String> {
             sim.set_quota(interfaces);
             Ok(done())
         }
+        Deed::Authorize(p) => sim.authorize(&p.group, p.direction, &p.rule).map(|()| done()).map_err(refused),
+        Deed::Revoke(p) => sim.revoke(&p.group, p.direction, &p.rule).map(|()| done()).map_err(refused),
         Deed::Skew { eni, how } => sim.skew(&eni, how).map(|()| done()).map_err(refused),
         Deed::Unskew(eni) => {
             sim.unskew(&eni);

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::page::Page;
 use super::{admin, ec2, imds, render};
 use crate::model::fault::FaultEffect;
+use crate::model::groups::SecurityGroup;
 use crate::model::imds::ImdsMode;
 use crate::model::sim::Sim;
 use crate::vpc::Vpc;
@@ -78,20 +79,24 @@ impl Simulation {
     /// Brings the network up to date with the model.
     pub async fn plumb(&self) {
         let mut vpc = self.vpc.lock().await;
-        let events = self.links();
+        let (events, groups) = self.network();
         if let Some(vpc) = vpc.as_mut() {
             for event in events {
                 if let Err(error) = vpc.apply(&event).await {
                     tracing::error!(eni = event.eni, %error, "the VPC did not follow the model");
                 }
             }
+            if let Err(error) = vpc.enforce(&groups).await {
+                tracing::error!(%error, "the VPC's security groups did not follow the model");
+            }
         }
     }
 
-    fn links(&self) -> Vec<crate::LinkEvent> {
+    /// What the network is to have: changes since the last time, and who may talk to whom.
+    fn network(&self) -> (Vec<crate::LinkEvent>, Vec<SecurityGroup>) {
         let mut sim = lock(&self.sim);
         let now = self.now();
-        sim.links(now)
+        (sim.links(now), sim.security_groups().to_vec())
     }
 
     /// Lets things happen at their time even if nobody calls. Never returns.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::{Expect, Violation};
 use super::config::{Config, ConfigError, InstanceConfig, SubnetConfig};
 use super::delays::Random;
+use super::groups::SecurityGroup;
 use super::imds::ImdsMode;
 use super::links::Addresses;
 use super::ops::Create;
@@ -28,7 +29,8 @@ pub struct Aws {
     pub vpc: String,
     pub vpc_cidrs: Vec<Ipv4Net>,
     pub vpc_ipv6_cidrs: Vec<IpNet>,
-    pub(super) groups: Vec<String>,
+    /// The first is the VPC's default group.
+    pub(super) groups: Vec<SecurityGroup>,
     pub(super) subnets: Vec<Subnet>,
     pub(super) instances: BTreeMap<String, Instance>,
     pub(super) enis: BTreeMap<String, Eni>,
@@ -225,7 +227,7 @@ impl Aws {
             vpc: config.vpc.id.clone(),
             vpc_cidrs: config.vpc.cidrs.clone(),
             vpc_ipv6_cidrs: config.vpc.ipv6_cidrs.clone(),
-            groups: config.security_groups.clone(),
+            groups: config.groups(),
             subnets: Vec::new(),
             instances: BTreeMap::new(),
             enis: BTreeMap::new(),
@@ -323,7 +325,7 @@ impl Aws {
             ipv6.extend(pool.take_addresses(1, &mut self.random).into_iter().flatten());
         }
         let groups =
-            if config.security_groups.is_empty() { self.groups[..1].to_vec() } else { config.security_groups.clone() };
+            if config.security_groups.is_empty() { self.default_groups() } else { config.security_groups.clone() };
         let mut eni = self.blank_eni(&config.subnet, &zone, now);
         eni.primary = Some(primary);
         eni.ipv6 = ipv6;
@@ -412,6 +414,11 @@ impl Aws {
             }
         }
         self.effects.push(Effect::Deleted(id.to_owned()));
+    }
+
+    /// What an interface has that was given none.
+    pub(super) fn default_groups(&self) -> Vec<String> {
+        self.groups.iter().take(1).map(|g| g.id.clone()).collect()
     }
 
     pub(super) fn blank_eni(&mut self, subnet: &str, zone: &str, now: Duration) -> Eni {

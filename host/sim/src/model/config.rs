@@ -10,10 +10,31 @@ use serde::{Deserialize, Serialize};
 use super::audit::Expect;
 use super::delays::{Delays, Span};
 use super::fault::Fault;
+use super::groups::SecurityGroup;
 use super::iam::Iam;
 use super::imds::ImdsMode;
 use super::subnet::Keep;
 use super::throttle::ThrottleConfig;
+
+/// A security group by its id, with the rules of a new one (the first group's: of a VPC's default group), or with its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = r#"a security group is its id, or an object such as {"id": "sg-…", "ingress": [{"protocol": "tcp", "ports": [80, 90], "peer": "10.0.0.0/16"}], "egress": []}"#
+)]
+pub enum GroupConfig {
+    Id(String),
+    Rules(SecurityGroup),
+}
+
+impl GroupConfig {
+    fn id(&self) -> &str {
+        match self {
+            Self::Id(id) => id,
+            Self::Rules(group) => &group.id,
+        }
+    }
+}
 
 /// The whole simulation. Every field has a default: one VPC, one subnet, one instance, no delays.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +44,7 @@ pub struct Config {
     pub account: String,
     pub vpc: Vpc,
     /// Security groups that exist. The first is the VPC's default group.
-    pub security_groups: Vec<String>,
+    pub security_groups: Vec<GroupConfig>,
     pub subnets: Vec<SubnetConfig>,
     pub instances: Vec<InstanceConfig>,
     pub delays: DelaysConfig,
@@ -206,6 +227,11 @@ impl DelaysConfig {
     }
 }
 
+/// The default account's default group: its members talk to each other.
+const NODES_GROUP: &str = "sg-0d4e1f6a7b8c9d0e1";
+/// Another group of the default account.
+const PODS_GROUP: &str = "sg-0f2a3b4c5d6e7f809";
+
 fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -228,11 +254,13 @@ impl Default for Vpc {
 impl Default for Config {
     fn default() -> Self {
         let subnet = "subnet-0a7c5e3b1d9f82464";
+        // As for pods of custom networking: one another and the nodes may talk to them.
+        let pods = SecurityGroup::new(PODS_GROUP).open_to(PODS_GROUP).open_to(NODES_GROUP);
         Self {
             region: "us-west-2".to_owned(),
             account: "111122223333".to_owned(),
             vpc: Vpc::default(),
-            security_groups: vec!["sg-0d4e1f6a7b8c9d0e1".to_owned(), "sg-0f2a3b4c5d6e7f809".to_owned()],
+            security_groups: vec![GroupConfig::Id(NODES_GROUP.to_owned()), GroupConfig::Rules(pods)],
             subnets: vec![SubnetConfig::new(subnet, Ipv4Net::new(Ipv4Addr::new(10, 0, 32, 0), 20))],
             instances: vec![InstanceConfig::new("i-0c3f1a9d27b6e4851", "c5.4xlarge", subnet)],
             delays: DelaysConfig::Profile(instant()),
@@ -288,6 +316,8 @@ pub enum ConfigError {
     Grace(String),
     #[error("security_groups is empty: give at least the VPC's default group")]
     NoGroup,
+    #[error("security group {group}: {why}")]
+    Group { group: String, why: String },
     #[error("subnet {subnet} {cidr}: EC2 takes a /16 to a /28 inside the VPC ({vpc})")]
     Subnet { subnet: String, cidr: Ipv4Net, vpc: String },
     #[error("VPC block {0}: an IPv6 block of a VPC is a /44 to a /60")]
@@ -332,8 +362,33 @@ impl Config {
         if self.security_groups.is_empty() {
             return Err(ConfigError::NoGroup);
         }
+        self.check_groups()?;
         self.check_subnets()?;
         self.check_instances()
+    }
+
+    /// The security groups with their rules.
+    pub(super) fn groups(&self) -> Vec<SecurityGroup> {
+        let all = self.security_groups.iter().enumerate();
+        let group = |(n, group): (usize, &GroupConfig)| match group {
+            GroupConfig::Rules(group) => group.clone(),
+            GroupConfig::Id(id) if n == 0 => SecurityGroup::default_of_vpc(id),
+            GroupConfig::Id(id) => SecurityGroup::new(id),
+        };
+        all.map(group).collect()
+    }
+
+    fn check_groups(&self) -> Result<(), ConfigError> {
+        let ids: Vec<&str> = self.security_groups.iter().map(GroupConfig::id).collect();
+        if let Some(n) = (0..ids.len()).find(|&n| ids[..n].contains(&ids[n])) {
+            return Err(ConfigError::Twice { kind: "security group", id: ids[n].to_owned() });
+        }
+        for group in self.groups() {
+            for rule in group.ingress.iter().chain(&group.egress) {
+                rule.check(&ids).map_err(|why| ConfigError::Group { group: group.id.clone(), why })?;
+            }
+        }
+        Ok(())
     }
 
     fn check_subnets(&self) -> Result<(), ConfigError> {
@@ -367,7 +422,8 @@ impl Config {
             if !self.subnets.iter().any(|s| s.id == i.subnet) {
                 return unknown("subnet", &i.subnet);
             }
-            if let Some(group) = i.security_groups.iter().find(|g| !self.security_groups.contains(g)) {
+            if let Some(group) = i.security_groups.iter().find(|id| self.security_groups.iter().all(|g| g.id() != **id))
+            {
                 return unknown("security group", group);
             }
         }

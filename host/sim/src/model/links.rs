@@ -17,15 +17,18 @@ pub struct LinkEvent {
     pub card: u32,
     pub subnet: Ipv4Net,
     pub subnet_ipv6: Option<IpNet>,
+    /// Its security groups.
+    pub groups: Vec<String>,
     pub change: LinkChange,
 }
 
-/// What changed. The addresses are always all of the interface, not the difference.
+/// What changed. Addresses and groups are always all of the interface, not the difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkChange {
     Up(Addresses),
-    Addresses(Addresses),
+    /// It owns other addresses, or has other groups.
+    Changed(Addresses),
     Down,
 }
 

@@ -10,6 +10,7 @@ pub mod config;
 pub mod delays;
 pub mod describe;
 pub mod fault;
+pub mod groups;
 pub mod iam;
 pub mod imds;
 pub mod journal;

@@ -100,7 +100,7 @@ impl Aws {
         eni.ipv6_prefixes = taken.ipv6_prefixes;
         eni.interface_type = create.interface_type;
         eni.description = create.description.clone();
-        eni.groups = if create.groups.is_empty() { self.groups[..1].to_vec() } else { create.groups.clone() };
+        eni.groups = if create.groups.is_empty() { self.default_groups() } else { create.groups.clone() };
         eni.tags = create.tags.iter().cloned().collect();
         eni.tracking = create.tracking;
         eni.created = true;
@@ -313,8 +313,8 @@ impl Aws {
     }
 
     fn check_groups(&self, groups: &[String]) -> Result<(), Refusal> {
-        if let Some(group) = groups.iter().find(|g| !self.groups.contains(g)) {
-            return Err(Refusal::new("InvalidGroup.NotFound", format!("The security group '{group}' does not exist")));
+        if let Some(group) = groups.iter().find(|id| self.groups.iter().all(|g| g.id != **id)) {
+            return Err(Refusal::no_group(group));
         }
         if groups.len() > MOST_GROUPS {
             return Err(Refusal::new(

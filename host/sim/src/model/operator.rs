@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::audit::INSTANCE_TAG;
 use super::aws::InterfaceType;
 use super::config::{ConfigError, SubnetConfig};
+use super::groups::{self, Direction, GroupRule};
 use super::ops::{Create, Op, Reply};
 use super::refusal::Refusal;
 use super::sim::Sim;
@@ -219,6 +220,22 @@ impl Sim {
     /// Replaces the VPC's IPv6 blocks as IMDS tells them.
     pub fn set_vpc_ipv6_cidrs(&mut self, cidrs: Vec<IpNet>) {
         self.aws.vpc_ipv6_cidrs = cidrs;
+    }
+
+    /// Lets a security group's interfaces be talked to, or talk, by one rule more.
+    ///
+    /// # Errors
+    /// No such group, a rule without sense, or one that is there.
+    pub fn authorize(&mut self, group: &str, direction: Direction, rule: &GroupRule) -> Result<(), Refusal> {
+        groups::authorize(&mut self.aws.groups, group, direction, rule)
+    }
+
+    /// Takes a rule of a security group away.
+    ///
+    /// # Errors
+    /// No such group or rule.
+    pub fn revoke(&mut self, group: &str, direction: Direction, rule: &GroupRule) -> Result<(), Refusal> {
+        groups::revoke(&mut self.aws.groups, group, direction, rule)
     }
 
     /// Interfaces that the account may have.

@@ -49,6 +49,10 @@ impl Refusal {
         Self::new("InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist"))
     }
 
+    pub(crate) fn no_group(id: &str) -> Self {
+        Self::new("InvalidGroup.NotFound", format!("The security group '{id}' does not exist"))
+    }
+
     pub(crate) fn no_attachment(id: &str) -> Self {
         Self::new("InvalidAttachmentID.NotFound", format!("The attachment ID '{id}' does not exist"))
     }

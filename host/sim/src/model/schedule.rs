@@ -114,11 +114,12 @@ impl Sim {
                 Effect::Addresses(id) => {
                     self.describe_later(&id, answered);
                     self.metadata_later(&id, answered, self.delays.imds_assign);
-                    self.link_addresses(&id);
+                    self.link_changed(&id);
                 }
                 Effect::Groups(id) => {
                     self.describe_later(&id, answered);
                     self.metadata_later(&id, answered, self.delays.imds_groups);
+                    self.link_changed(&id);
                 }
                 Effect::Touched(id) | Effect::Deleted(id) => self.describe_later(&id, answered),
             }
@@ -273,12 +274,12 @@ impl Sim {
         self.describe_later(id, at);
     }
 
-    fn link_addresses(&mut self, id: &str) {
+    fn link_changed(&mut self, id: &str) {
         if let Some(eni) = self.aws.enis.get(id)
             && eni.attachment.as_ref().is_some_and(|a| a.link)
         {
             let eni = eni.clone();
-            self.link(&eni, LinkChange::Addresses(eni.addresses()));
+            self.link(&eni, LinkChange::Changed(eni.addresses()));
         }
     }
 
@@ -300,6 +301,7 @@ impl Sim {
             card: attachment.card,
             subnet: subnet.pool.cidr(),
             subnet_ipv6: subnet.ipv6.as_ref().map(Ipv6Pool::cidr),
+            groups: eni.groups.clone(),
             change,
         });
     }

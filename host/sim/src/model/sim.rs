@@ -12,6 +12,7 @@ use super::config::{Config, ConfigError, DelaysConfig, InstanceConfig};
 use super::delays::{Delays, Random};
 use super::describe::Seen;
 use super::fault::{Fault, FaultEffect, Faults};
+use super::groups::SecurityGroup;
 use super::iam::Iam;
 use super::imds::{Identity, ImdsMode, Metadata};
 use super::journal::Journal;
@@ -331,6 +332,12 @@ impl Sim {
     /// Subnets with their block and free addresses, in EC2's order.
     pub fn subnets(&self) -> impl Iterator<Item = (&str, Ipv4Net, u32)> {
         self.aws.subnets.iter().map(|s| (s.id.as_str(), s.pool.cidr(), s.pool.free()))
+    }
+
+    /// The security groups with their rules; the first is the VPC's default group.
+    #[must_use]
+    pub fn security_groups(&self) -> &[SecurityGroup] {
+        &self.aws.groups
     }
 
     /// Interfaces of one instance, those attaching and detaching included.

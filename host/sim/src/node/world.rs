@@ -569,7 +569,7 @@ impl World {
                 LinkChange::Down => {
                     machine.links.remove(&event.eni);
                 }
-                LinkChange::Addresses(_) => {}
+                LinkChange::Changed(_) => {}
             }
         }
     }

@@ -12,7 +12,11 @@
 //! subnet's gateway and for every other interface's addresses, and lets nothing out to the internet but an instance's
 //! primary address, which it maps to a public one. IPv6 is not mapped: in each subnet the router is `fe80:ec2::1`, and who
 //! has an address has it in the internet too.
+//!
+//! Security groups are enforced between interfaces, and between them and the rest of the world; the host in the VPC is a
+//! member of the default group and has none in its own way. What stays inside the node never comes here.
 
+mod firewall;
 mod namespace;
 mod plan;
 
@@ -22,9 +26,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::Args;
 use reservoir_core::ip::{IpNet, Ipv4Net};
 
-use self::namespace::{Namespace, run};
+use self::namespace::{Namespace, Step, run};
 pub use self::namespace::{NetworkError, bind_in};
 use self::plan::{Link, Site, SiteIpv6};
+use crate::model::groups::SecurityGroup;
 use crate::{Config, LinkChange, LinkEvent};
 
 /// Where the real interfaces go.
@@ -83,6 +88,8 @@ pub struct Vpc {
     instance: String,
     site: Site,
     links: BTreeMap<String, Link>,
+    /// The rules of the security groups as the router has them.
+    enforced: String,
     /// Those made here, to be removed at the end.
     made: Vec<Namespace>,
 }
@@ -110,7 +117,13 @@ impl Vpc {
             gateways: config.subnets.iter().map(|s| s.cidr.gateway()).collect(),
             ipv6: options.ipv6(config)?,
         };
-        let mut vpc = Self { instance: instance.to_owned(), site, links: BTreeMap::new(), made: Vec::new() };
+        let mut vpc = Self {
+            instance: instance.to_owned(),
+            site,
+            links: BTreeMap::new(),
+            enforced: String::new(),
+            made: Vec::new(),
+        };
         match vpc.build(options.create_netns).await {
             Ok(()) => Ok(vpc),
             Err(error) => {
@@ -133,6 +146,20 @@ impl Vpc {
         }
         for step in self.site.build() {
             run(&step).await?;
+        }
+        // Interfaces that come are shut until their groups are known.
+        self.enforce(&[]).await
+    }
+
+    /// Has the router let through what the security groups allow, and nothing else.
+    ///
+    /// # Errors
+    /// The command that failed, and what it said.
+    pub async fn enforce(&mut self, groups: &[SecurityGroup]) -> Result<(), NetworkError> {
+        let ruleset = firewall::ruleset(groups, self.links.values(), &self.site.host_addresses());
+        if ruleset != self.enforced {
+            run(&Step::Nft { namespace: self.site.router.clone(), ruleset: ruleset.clone() }).await?;
+            self.enforced = ruleset;
         }
         Ok(())
     }
@@ -157,7 +184,7 @@ impl Vpc {
                 self.links.insert(event.eni.clone(), link);
                 steps
             }
-            LinkChange::Addresses(addresses) => {
+            LinkChange::Changed(addresses) => {
                 let Some(old) = old else { return Ok(()) };
                 let link = Link::new(event, addresses);
                 let steps = self.site.readdress(&old, &link);

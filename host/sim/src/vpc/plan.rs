@@ -53,6 +53,8 @@ pub(super) struct Link {
     /// Device 0 on card 0: has a default route, and a public address at the internet gateway.
     pub is_primary: bool,
     pub primary: Option<Ipv4Addr>,
+    /// Its security groups.
+    pub groups: Vec<String>,
     pub blocks: BTreeSet<Ipv4Net>,
     /// Its own IPv6 address, with the subnet's prefix length.
     pub ipv6: Option<(Ipv6Addr, u8)>,
@@ -72,6 +74,7 @@ impl Link {
             subnet: event.subnet,
             is_primary: event.device_index == 0 && event.card == 0,
             primary: addresses.primary,
+            groups: event.groups.clone(),
             blocks: addresses.blocks().collect(),
             ipv6: addresses.ipv6.first().map(|&a| (a, event.subnet_ipv6.map_or(128, IpNet::length))),
             ipv6_blocks: addresses.ipv6_blocks().collect(),
@@ -80,6 +83,12 @@ impl Link {
 }
 
 impl Site {
+    /// Of the host in the VPC.
+    pub fn host_addresses(&self) -> Vec<IpNet> {
+        let ipv6 = self.ipv6.as_ref().map(|s| IpNet::new(s.host.into(), 128));
+        ipv6.into_iter().chain([Ipv4Net::host(self.host_address).into()]).collect()
+    }
+
     /// The router with its filter, and the two hosts.
     pub fn build(&self) -> Vec<Step> {
         let mut values = vec![
@@ -365,6 +374,7 @@ mod tests {
             subnet: "10.0.32.0/20".parse().unwrap(),
             is_primary: index == 0,
             primary: Some(primary),
+            groups: vec!["sg-a".to_owned()],
             blocks: secondary.iter().chain([&primary]).map(|&a| Ipv4Net::host(a)).collect(),
             ipv6: None,
             ipv6_blocks: BTreeSet::new(),

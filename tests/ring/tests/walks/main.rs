@@ -21,6 +21,7 @@ mod mtu;
 mod multi_nic;
 mod prefix;
 mod secondary;
+mod security_groups;
 mod services;
 mod snapshots;
 mod world;

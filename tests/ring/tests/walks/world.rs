@@ -7,7 +7,9 @@ use ring::shell::in_netns;
 use ring::traffic::{Nobody, Talk, nobody};
 use ring::{Node, Options, Pod};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::support::lab::GROUPS;
 
 /// A host in the VPC, on no interface of the node.
 pub const VPC_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 200, 10));
@@ -48,8 +50,23 @@ impl World {
         Self::of(Node::new(options).unwrap())
     }
 
-    /// The same with a node that was made elsewhere; its daemon is not started yet.
-    pub fn of(mut node: Node) -> Self {
+    /// The same with a node that was made elsewhere; its daemon is not started yet. The network beside the VPC may talk to
+    /// nodes and pods, and everybody to node ports.
+    pub fn of(node: Node) -> Self {
+        let world = Self::shut(node);
+        for group in GROUPS {
+            world.allow(group, "ingress", &json!({"peer": PEER_NET}));
+        }
+        for protocol in ["tcp", "udp"] {
+            let node_ports = json!({"protocol": protocol, "ports": [30000, 32767], "peer": "0.0.0.0/0"});
+            world.allow(GROUPS[0], "ingress", &node_ports);
+        }
+        world
+    }
+
+    /// The same with the security groups as they are in the account: members of the VPC's default group may talk to each
+    /// other and to the pods of [`GROUPS`]`[1]`, which may talk to each other.
+    pub fn shut(mut node: Node) -> Self {
         let (router, host) = (node.vpc_netns(), format!("{}-host", node.vpc_netns()));
         in_netns(&host, "ip", &["address", "add", &format!("{PEER}/32"), "dev", "lo"]).unwrap();
         in_netns(&router, "ip", &["route", "add", &format!("{PEER}/32"), "dev", "host0"]).unwrap();
@@ -98,6 +115,16 @@ impl World {
     /// The VPC's blocks as IMDS tells them from now on.
     pub fn set_vpc_cidrs(&self, cidrs: &[&str]) {
         self.node.sim_do(&json!({"set_vpc_cidrs": cidrs})).unwrap();
+    }
+
+    /// A rule more in a security group.
+    pub fn allow(&self, group: &str, direction: &str, rule: &Value) {
+        self.node.sim_do(&json!({"authorize": {"group": group, "direction": direction, "rule": rule}})).unwrap();
+    }
+
+    /// A rule less.
+    pub fn forbid(&self, group: &str, direction: &str, rule: &Value) {
+        self.node.sim_do(&json!({"revoke": {"group": group, "direction": direction, "rule": rule}})).unwrap();
     }
 
     pub fn home(&self) -> String {
