@@ -6,6 +6,8 @@
 
 use reservoir_policy_sdk::{Minute, Node, Standing};
 
+use crate::pool::refused;
+
 /// Seconds that a moment takes: what comes within it must find its addresses there already, as more take 0.3 to 0.5 s.
 pub const MOMENT: u64 = 2;
 /// Half of what was seen is forgotten in so many seconds.
@@ -61,7 +63,7 @@ impl Memory {
         };
         // What is only asked for may not come: it does not end scarcity, and does not begin it.
         let (asked, share) = if memory.scarce { (0, PLENTY) } else { (coming(node), SCARCE) };
-        memory.scarce = free_share(node, asked).is_some_and(|free| free < share);
+        memory.scarce = starves(node) || free_share(node, asked).is_some_and(|free| free < share);
         memory
     }
 
@@ -215,6 +217,13 @@ impl Memory {
         let scarce = scarce == 1;
         rest.is_empty().then_some(Self { at, seen, minutes, scarce, moments, moment, minute, peak, today, by_day })
     }
+}
+
+/// Pods wait, and EC2 has just had nothing for them in any subnet that the node may use: what another card holds beyond
+/// need is what they wait for.
+fn starves(node: &Node) -> bool {
+    let mut eligible = node.subnets.iter().filter(|s| s.standing == Standing::Eligible).peekable();
+    eligible.peek().is_some() && eligible.all(|s| refused(node, s)) && node.cards.iter().any(|card| card.waiting > 0)
 }
 
 fn coming(node: &Node) -> u64 {

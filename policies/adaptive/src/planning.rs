@@ -3,9 +3,11 @@
 
 use std::cmp::Reverse;
 
-use reservoir_policy_sdk::{Assign, Cidr, CidrId, CreateEni, Eni, EniTraits, Gate, Growth, Node, Note, Plan, Targets};
+use reservoir_policy_sdk::{
+    Assign, Cidr, CidrId, CreateEni, Eni, EniTraits, Gate, Growth, Node, Note, Plan, Standing, Targets,
+};
 
-use crate::pool::{Pool, idle_seconds, spare};
+use crate::pool::{Pool, idle_seconds, refused, spare};
 use crate::sizing::{SPARED_CALLS, div_ceil};
 
 /// Seconds for which an interface must have been of no use before it is removed.
@@ -40,9 +42,13 @@ fn plan_card(node: &Node, pool: &Pool<'_>, target: &Targets, plan: &mut Plan) ->
     if wanted > held {
         let missing = div_ceil(wanted - held, pool.unit_ips);
         let mut ways = grow(node, pool, missing);
-        // Slots for what a minute may bring: an interface takes seconds to come.
-        // Closed interfaces count as held and bring nothing: pods must not wait for their slots.
-        if short || (ways.is_empty() && pool.room()) {
+        let dry = ways.first().is_some_and(|way| matches!(way, Growth::Assign(a) if is_dry(node, &a.eni)));
+        if dry && pool.room() && has_another(node) {
+            // EC2 has just had nothing where the interfaces are: what is missing comes with one elsewhere.
+            ways.insert(0, create(node, pool));
+        } else if short || (ways.is_empty() && pool.room()) {
+            // Slots for what a minute may bring: an interface takes seconds to come.
+            // Closed interfaces count as held and bring nothing: pods must not wait for their slots.
             ways.push(create(node, pool));
         }
         let reason = match (ways.first(), node.gates.grow) {
@@ -80,12 +86,26 @@ fn plan_card(node: &Node, pool: &Pool<'_>, target: &Targets, plan: &mut Plan) ->
 fn grow(node: &Node, pool: &Pool<'_>, missing: i64) -> Vec<Growth> {
     let mut enis: Vec<(&Eni, i64)> =
         pool.enis.iter().map(|e| (*e, pool.free_slots(e))).filter(|(_, n)| *n > 0).collect();
-    // The fullest that takes all of it; else the emptiest.
-    enis.sort_by_key(|(_, free)| if *free >= missing { (false, *free) } else { (true, -free) });
+    // The fullest that takes all of it; else the emptiest. Where EC2 has just had nothing, last.
+    enis.sort_by_key(|(eni, free)| {
+        let (small, rank) = if *free >= missing { (false, *free) } else { (true, -free) };
+        (is_dry(node, &eni.id), small, rank)
+    });
     let units = |n: i64| u32::try_from(n.min(missing)).unwrap_or(u32::MAX);
     enis.into_iter()
         .map(|(eni, free)| Growth::Assign(Assign { eni: eni.id.clone(), unit: node.unit, count: units(free) }))
         .collect()
+}
+
+/// Whether EC2 has just had nothing in the subnet of an interface.
+fn is_dry(node: &Node, eni: &str) -> bool {
+    let subnet = node.enis.iter().find(|e| e.id == eni).map(|e| &e.subnet);
+    node.subnets.iter().any(|s| subnet == Some(&s.id) && refused(node, s))
+}
+
+/// Whether there is a subnet for a new interface that EC2 has not just refused.
+fn has_another(node: &Node) -> bool {
+    node.subnets.iter().any(|s| s.standing == Standing::Eligible && !refused(node, s))
 }
 
 fn create(node: &Node, pool: &Pool<'_>) -> Growth {
@@ -178,6 +198,20 @@ mod tests {
         let node = node(&[(7, 7), (3, 3), (5, 5)]);
         assert_eq!(plan(&node, 18, 3).grow, [assign(2, 3), assign(1, 3), assign(0, 2)]);
         assert_eq!(plan(&node, 22, 3).grow, [assign(1, 6), assign(2, 4), assign(0, 2)]);
+    }
+
+    #[test]
+    fn where_ec2_has_just_had_nothing_another_subnet_is_tried_before() {
+        let create = Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: 4 });
+        let mut node = node(&[(7, 7), (3, 3)]);
+        node.subnets[0].ips_refused_seconds = 90;
+        assert_eq!(plan(&node, 12, 2).grow, [assign(0, 2), assign(1, 2)], "there is no other: the host says when");
+        node.subnets.push(sample::subnet("subnet-b"));
+        assert_eq!(plan(&node, 12, 2).grow, [create, assign(0, 2), assign(1, 2)]);
+        node.enis[1].subnet = "subnet-b".to_owned();
+        assert_eq!(plan(&node, 12, 2).grow, [assign(1, 2), assign(0, 2)], "an interface is there already");
+        node.subnets[1].ips_refused_seconds = 90;
+        assert_eq!(plan(&node, 12, 2).grow, [assign(0, 2), assign(1, 2)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One card's pool in numbers.
 
-use reservoir_policy_sdk::{Card, Cidr, Eni, EniTraits, Node, Unit};
+use reservoir_policy_sdk::{Card, Cidr, Eni, EniTraits, Node, Subnet, Unit};
 
 /// One card's pool as one decision sees it. Wide enough that nothing overflows.
 #[derive(Debug)]
@@ -93,6 +93,15 @@ impl<'a> Pool<'a> {
     #[must_use]
     pub fn free_slot_ips(&self) -> i64 {
         self.enis.iter().map(|e| self.free_slots(e)).sum::<i64>().saturating_mul(self.unit_ips)
+    }
+}
+
+/// Whether EC2 has just had nothing of the node's unit in the subnet.
+#[must_use]
+pub fn refused(node: &Node, subnet: &Subnet) -> bool {
+    match node.unit {
+        Unit::Ip => subnet.ips_refused_seconds > 0,
+        Unit::Prefix => subnet.prefixes_refused_seconds > 0,
     }
 }
 

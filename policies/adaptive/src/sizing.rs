@@ -296,6 +296,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_card_has_too_many_of_goes_where_another_waits_in_vain() {
+        let mut node = node(9, 2, 100);
+        let cards = |waiting| {
+            [0, 1].map(|index| reservoir_policy_sdk::Card {
+                index,
+                waiting: waiting * index,
+                ..sample::node().cards[0]
+            })
+        };
+        node.cards = cards(1).to_vec();
+        assert_eq!(hold(&node, &[]).0, 9, "seven ready, as a new node wants");
+        node.subnets[0].ips_refused_seconds = 90;
+        let (held, reason) = hold(&node, &[]);
+        assert_eq!(held, 5, "{reason}");
+        node.cards = cards(0).to_vec();
+        assert_eq!(hold(&node, &[]).0, 9, "nobody waits");
+    }
+
+    #[test]
     fn prefixes_are_held_whole() {
         let mut node = node(0, 0, 0);
         node.unit = Unit::Prefix;
