@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use reservoir_core::policy::{CreateEni, EniTrait, Gate, Node};
 use reservoir_sim::Config;
 use reservoir_sim::model::config::{DelaysConfig, InstanceConfig};
 use reservoir_sim::node::workload;
-use reservoir_sim::node::{Keep, NodeConfig, NodeId, Score, World};
+use reservoir_sim::node::{Decision, Keep, NodeConfig, NodeId, Policy, Score, World};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -82,6 +83,46 @@ fn waits_are_those_of_the_calls() {
     let waited = score.percentiles().max;
     assert!(waited > Duration::from_millis(1500) && waited < Duration::from_millis(2500), "{waited:?}");
     assert_eq!((score.created, score.removed, score.addresses_at_peak), (1, 0, 15));
+    clean(&mut world, node);
+}
+
+/// Keeps nothing, and no interface that no pod uses.
+struct Tidy;
+
+impl Policy for Tidy {
+    fn decide(&mut self, node: &Node) -> Decision {
+        let mut decision = Keep(0).decide(node);
+        if let Some(plan) = &mut decision.plan
+            && plan.grow.is_empty()
+            && node.gates.remove == Gate::Open
+        {
+            let idle = node.enis.iter().filter(|e| !e.traits.has(EniTrait::Primary) && e.age_seconds >= 60);
+            let idle = idle.filter(|e| e.cidrs.iter().all(|c| c.assigned + c.cooling == 0));
+            plan.remove.extend(idle.map(|e| e.id.clone()));
+        }
+        Decision { wake_after_seconds: Some(10), ..decision }
+    }
+
+    fn rank(&mut self, node: &Node, request: &CreateEni) -> Result<Vec<String>, String> {
+        Keep(0).rank(node, request)
+    }
+}
+
+#[test]
+fn a_removal_costs_one_detach_and_one_delete() {
+    let (mut world, config) = world();
+    let node = world.add_node(Duration::ZERO, config, Box::new(Tidy));
+    // More than one interface holds, three times.
+    for round in 0..3 {
+        let pod =
+            |i| workload::Pod { name: format!("{round}-{i}"), start: s(60 + 600 * round), stop: s(200 + 600 * round) };
+        world.add_pods(node, (0..20).map(pod));
+    }
+    world.run_until(s(2400));
+    let score = world.score(node);
+    assert!(score.removed >= 3 && score.removed == score.created, "{score:?}");
+    let calls = |api| score.calls.get(api).copied().unwrap_or(0);
+    assert_eq!((calls("DetachNetworkInterface"), calls("DeleteNetworkInterface")), (score.removed, score.removed));
     clean(&mut world, node);
 }
 

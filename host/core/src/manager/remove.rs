@@ -10,8 +10,11 @@ use crate::store::{EniSpec, Error as StoreError};
 
 /// Tries of a detach or a delete (spec 03 §8).
 const REMOVE_TRIES: u32 = 12;
-/// Between detach and delete (spec 03 §7.6).
-const DETACH_PAUSE: Duration = Duration::from_secs(2);
+/// Between detach and delete. EC2 answers a detach at once and takes some three seconds to do it; until then each delete is
+/// refused and counts as a call all the same. The reference's two seconds (spec 03 §7.6) are mostly too few.
+const DETACH_PAUSE: Duration = Duration::from_secs(5);
+/// Before the second delete of an interface that is still in use, doubling.
+const IN_USE_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Remove {
@@ -127,7 +130,11 @@ impl Manager {
                 // What EC2 will not delete for another reason than its use is off the instance.
                 let told = !matches!(error.kind, ErrorKind::InUse | ErrorKind::Throttled | ErrorKind::Unknown);
                 job.attached &= stage != RemoveStage::Delete || !told;
-                let first = Duration::from_millis(if stage == RemoveStage::Delete { 500 } else { 200 });
+                let first = match stage {
+                    RemoveStage::Delete if error.kind == ErrorKind::InUse => IN_USE_PAUSE,
+                    RemoveStage::Delete => Duration::from_millis(500),
+                    RemoveStage::Find | RemoveStage::Detach => Duration::from_millis(200),
+                };
                 let delay = retry_delay(first, job.retry.attempt, &mut self.random);
                 job.retry.attempt += 1;
                 job.retry.at = Some(now.mono + delay);

@@ -28,8 +28,8 @@ fn what_is_detached_and_cannot_be_deleted_takes_no_place() {
         w.ec2.faults.extend([("DeleteNetworkInterface", kind); 4]);
         remove(&mut w);
         assert_eq!(w.m.in_flight(0).0, 1, "it is being detached");
-        w.run(3);
-        assert_eq!(w.count("DeleteNetworkInterface"), 2, "{:?}", w.calls);
+        w.run(8);
+        assert!(w.count("DeleteNetworkInterface") >= 2, "{:?}", w.calls);
         w.m.in_flight(0).0
     };
     assert_eq!(in_flight(ErrorKind::InUse), 1, "EC2 says that it is on the instance still");
