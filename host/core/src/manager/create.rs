@@ -366,8 +366,11 @@ impl Manager {
             }
             Err(reason) => self.log(Level::Warn, format!("no subnet was chosen for a new interface: {reason}")),
         }
-        // An empty list because every subnet is empty is exhaustion; any other is a refusal.
-        let exhausted = self.no_subnet_has_any(now, unit);
+        // An empty list because every subnet is empty, or is being asked whether it still is, is exhaustion; any other is
+        // a refusal.
+        let usable = self.usable_subnets();
+        let none = |s: &String| self.refused.until(s, unit, now.mono).is_some() || self.is_probed(now, s, unit);
+        let exhausted = !usable.is_empty() && usable.iter().all(none);
         if let Some(Job::Create(job)) = self.jobs.get_mut(&id) {
             job.stage = Stage::Create;
             job.exhausted = candidates.is_empty() && exhausted;

@@ -1,6 +1,7 @@
 //! Subnets that have nothing: what is asked, and how often.
 
 use super::*;
+use crate::policy::{CreateEni, Gate};
 
 /// Two cards of one interface each, in one subnet.
 fn two_cards(free: u32) -> World {
@@ -46,6 +47,25 @@ fn an_empty_subnet_costs_one_ladder_for_all_cards() {
     assert_eq!(assigns, 2, "all, then one, on one card: {:?}", &w.calls[before..]);
     let creates = w.calls[before..].iter().filter(|c| *c == "CreateNetworkInterface").count();
     assert_eq!(creates, 0, "{:?}", &w.calls[before..]);
+}
+
+#[test]
+fn an_interface_that_only_waits_for_what_others_find_out_shuts_no_gate() {
+    let mut w = two_cards(0);
+    w.run(5);
+    w.policy_is_silent = true;
+    // EC2 may be asked again, and both ask: the interface first, then more on the other card.
+    w.run(125);
+    let now = w.now();
+    w.m.start_growth(now, &Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: 1 })).unwrap();
+    w.m.start_growth(now, &Growth::Assign(Assign { eni: "eni-1".to_owned(), unit: Unit::Ip, count: 1 })).unwrap();
+    w.commands();
+    let before = w.count("CreateNetworkInterface");
+    w.run_ms(200);
+    assert_eq!(w.count("CreateNetworkInterface"), before, "the call under way tells what there is");
+    let now = w.now();
+    assert_eq!(w.m.growing(), 1, "{:?}", w.logs);
+    assert_eq!(w.m.snapshot(now).gates.grow, Gate::Open, "{:?}", w.logs);
 }
 
 #[test]
