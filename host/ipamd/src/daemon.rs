@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::config::{Config, Effective, HostNetwork as Network, max_pods};
 use crate::grpc;
 use crate::introspect;
 use crate::kubernetes;
+use crate::lock::{self, Lock, LockError};
 use crate::metrics::{Action, Metrics, PodEniError, StartFailure};
 use crate::network::{HostNetwork, KernelNetwork, NoNetwork};
 use crate::policy::{Policy, Sources};
@@ -49,6 +51,7 @@ const READINESS_LOOK: Duration = Duration::from_millis(100);
 pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -> Result<()> {
     let started = Instant::now();
     let clock = Clock::start();
+    let _lock = take_checkpoint(&config.provisioning.backing_store)?;
     metrics.install().context("metrics")?;
     let mut servers = tokio::task::JoinSet::new();
     if let Some(listen) = config.metrics.clone() {
@@ -143,6 +146,19 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
         tracing::warn!(socket = %config.reservoir.socket.display(), "the socket stays: {error}");
     }
     served.map_err(|e| anyhow!("gRPC: {e}"))
+}
+
+/// Before anything of another daemon's is touched. Where there can be no lock there can hardly be a checkpoint either, of
+/// which more is said when it is read.
+fn take_checkpoint(checkpoint: &Path) -> Result<Option<Lock>> {
+    match lock::take(checkpoint) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(held @ LockError::Held { .. }) => Err(held.into()),
+        Err(error @ LockError::Io { .. }) => {
+            tracing::warn!("a second daemon would not be noticed: {error}");
+            Ok(None)
+        }
+    }
 }
 
 /// Ends when the pool has what the node needs to be called ready.

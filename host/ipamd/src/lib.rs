@@ -14,6 +14,7 @@ pub mod http;
 pub mod introspect;
 mod journal;
 pub mod kubernetes;
+pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod network;

@@ -48,6 +48,57 @@ fn told_to_end() {
     }
 }
 
+/// Another daemon with the same environment, but for its log and its listeners. How it ended, and what it said.
+fn second_daemon(node: &Node) -> (Option<i32>, String) {
+    let log = node.dir().join("second.log");
+    let own = [
+        ("AWS_VPC_K8S_CNI_LOG_FILE", log.display().to_string()),
+        ("RESERVOIR_METRICS_ADDRESS", "127.0.0.1:61698".to_owned()),
+    ];
+    let mut daemon = std::process::Command::new("ip")
+        .args(["netns", "exec", &node.netns()])
+        .arg(Options::of_tree().binaries.join("ipamd"))
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(node.daemon_env())
+        .envs(own)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match daemon.try_wait().unwrap() {
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            ended => break ended,
+        }
+    };
+    if ended.is_none() {
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    (ended.and_then(|e| e.code()), fs::read_to_string(log).unwrap_or_default())
+}
+
+#[test]
+fn a_second_daemon_ends_and_leaves_the_first_alone() {
+    if !ring::skip::can_run("a_second_daemon_ends_and_leaves_the_first_alone", PROGRAMS) {
+        return;
+    }
+    let mut node = Node::new(Options { instance_type: "t3.small".to_owned(), ..Options::of_tree() }).unwrap();
+    node.start_daemon().unwrap();
+    let pod = node.add_pod("first").unwrap();
+    let pid = node.daemon_pid().unwrap();
+    let (code, log) = second_daemon(&node);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains(&format!("another daemon (process {pid}) works with the checkpoint")), "{log}");
+    assert_eq!(node.attach(pod.attachment.clone()).unwrap().ip, pod.ip, "the first serves on its socket");
+    node.add_pod("next").unwrap();
+    // The kernel ends the lock of a daemon that is killed.
+    node.end_daemon(Signal::KILL).unwrap();
+    node.start_daemon().unwrap();
+    assert_eq!(node.attach(pod.attachment.clone()).unwrap().ip, pod.ip);
+}
+
 #[test]
 fn killed_with_twenty_pods() {
     if !ring::skip::can_run("killed_with_twenty_pods", PROGRAMS) {
