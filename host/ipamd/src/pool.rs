@@ -11,6 +11,9 @@
 //! No I/O happens under the lock. A change is answered when the checkpoint holds it; the writer takes all changes since
 //! its last write together, and undoes them together when it cannot write.
 
+mod driver;
+mod writer;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
@@ -18,23 +21,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use reservoir_cloud::Cloud;
-use reservoir_core::checkpoint;
-use reservoir_core::cloud::{CloudError, ErrorKind};
 use reservoir_core::kube::{EniConfig, NodeFacts, eni_config_name};
-use reservoir_core::manager::{
-    Add, CardPool, Command, Counter, Event, Level, Manager, Now, Reconciled, Refusal, WaiterId, Wanted,
-};
+use reservoir_core::manager::{Add, Command, Event, Level, Manager, Now, Reconciled, Refusal, WaiterId, Wanted};
 use reservoir_core::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Time};
-use reservoir_kube::{Announced, KubeError, Kubernetes};
+use reservoir_kube::{KubeError, Kubernetes};
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::files;
-use crate::journal::JournalThread;
 use crate::metrics;
-use crate::metrics::{Metrics, Outcome, Waited};
+use crate::metrics::{Metrics, Waited};
 use crate::network::HostNetwork;
-use crate::policy::{Policy, PolicyThread, Question};
+use crate::policy::Policy;
 
 /// What the pool works with.
 pub struct Edges {
@@ -375,208 +372,6 @@ impl Pool {
         }
     }
 
-    /// Carries commands out until the pool is stopped.
-    pub async fn run(self: Arc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let policy = PolicyThread::start(&self);
-        let journals = JournalThread::start(files::journal_path(&self.edges.checkpoint));
-        loop {
-            let deadline = {
-                let (mut inner, now) = self.lock_now();
-                if inner.stopping {
-                    return;
-                }
-                let next = inner.manager.next_deadline(now);
-                inner.armed = Some(next);
-                self.edges.clock.instant(next)
-            };
-            tokio::select! {
-                biased;
-                command = commands.recv() => match command {
-                    Some(command) => self.carry_out(command, &policy, &journals).await,
-                    None => return,
-                },
-                () = self.nearer.notified() => {}
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    let (mut inner, now) = self.lock_now();
-                    inner.manager.tick(now);
-                    self.drain(&mut inner);
-                }
-            }
-        }
-    }
-
-    async fn carry_out(self: &Arc<Self>, command: Command, policy: &PolicyThread, journals: &JournalThread) {
-        match command {
-            Command::Decide { node } => policy.ask(Question::Decide(node)),
-            Command::Rank { job, node, request } => policy.ask(Question::Rank { job, node, request }),
-            Command::Cloud { job, request } => {
-                let pool = self.clone();
-                tokio::spawn(async move {
-                    let api = request.api();
-                    let cloud = pool.edges.cloud.clone();
-                    // A call that panics has not told what it did: the job goes on, it does not hang.
-                    let call = tokio::spawn(async move { cloud.call(request).await });
-                    let result = call.await.unwrap_or_else(|error| {
-                        let (kind, code) = (ErrorKind::Unknown, String::new());
-                        Err(CloudError { api, kind, code, message: error.to_string() })
-                    });
-                    pool.tell(Event::Cloud { job, result });
-                });
-            }
-            Command::SetUpEni { job, eni, subnet_cidr } => {
-                let pool = self.clone();
-                let network = self.edges.network.clone();
-                tokio::spawn(async move {
-                    let (id, usual) = (eni.id.clone(), eni.table);
-                    let set_up = tokio::task::spawn_blocking(move || network.set_up_eni(&eni, subnet_cidr));
-                    let result = set_up.await.unwrap_or_else(|error| Err(error.to_string().into()));
-                    if let Ok(table) = result
-                        && table != usual
-                    {
-                        tracing::info!(eni = id, table, "rules of an earlier version choose the route table");
-                        pool.tell(Event::EniTable { eni: id, table });
-                    }
-                    pool.tell(Event::EniReady { job, result: result.map(drop) });
-                });
-            }
-            Command::EniConfig { job } => {
-                let pool = self.clone();
-                tokio::spawn(async move {
-                    let result = pool.read_eni_config().await;
-                    let result = result.map_err(|e| format!("eniconfig: eniconfig is not available: {e}"));
-                    pool.tell(Event::EniConfig { job, result });
-                });
-            }
-            Command::Announce(feature) => {
-                let pool = self.clone();
-                tokio::spawn(async move {
-                    let result = pool.edges.kubernetes.announce(&feature).await;
-                    if let Ok(Announced::Written) = result {
-                        tracing::info!(feature = feature.name(), value = feature.value(), "written into the CNINode");
-                    }
-                    let result = result.map(drop).map_err(|e| e.to_string());
-                    pool.tell(Event::Announced { feature, result });
-                });
-            }
-            Command::TearDownEni { eni } => {
-                let pool = self.clone();
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = pool.edges.network.tear_down_eni(&eni) {
-                        pool.edges.metrics.count(&Counter::DeleteRulesFailed);
-                        tracing::warn!(eni = eni.id, "rules of a removed interface stay: {error}");
-                    }
-                });
-            }
-            Command::LeaveEni { eni } => {
-                let pool = self.clone();
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = pool.edges.network.leave_eni(&eni) {
-                        pool.edges.metrics.count(&Counter::DeleteRulesFailed);
-                        tracing::warn!(
-                            eni = eni.id,
-                            "the rule of an interface that is not ours any more stays: {error}"
-                        );
-                    }
-                });
-            }
-            Command::Journal(journal) => {
-                // Later commands count on it.
-                journals.write(journal).await;
-            }
-            // Done under the lock.
-            Command::Resolve { .. }
-            | Command::Record(_)
-            | Command::Count(_)
-            | Command::Reconciled { .. }
-            | Command::Changed(_)
-            | Command::Log { .. } => {}
-        }
-    }
-
-    // ---- the checkpoint --------------------------------------------------------------------------------------------
-
-    /// Writes checkpoints until the pool is stopped; blocks, so it has a thread of its own.
-    pub fn write_checkpoints(&self) {
-        let mut inner = self.lock();
-        loop {
-            while inner.pending.is_empty() {
-                if inner.stopping {
-                    return;
-                }
-                inner = self.dirty.wait(inner).unwrap_or_else(PoisonError::into_inner);
-            }
-            let batch = std::mem::take(&mut inner.pending);
-            let changed = batch.iter().flat_map(|p| &p.changes).map(Change::card);
-            let cards: BTreeSet<u32> = changed.chain(std::mem::take(&mut inner.unwritten)).collect();
-            let files = contents(&inner.manager, &cards);
-            inner.writing = true;
-            drop(inner);
-            let (written, result) = self.replace(&files);
-            inner = self.lock();
-            inner.writing = false;
-            match result {
-                Ok(()) => {
-                    for pending in batch {
-                        // A caller that went away need not know.
-                        let _ = pending.done.send(Ok(()));
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(file = %self.edges.checkpoint.display(), "the checkpoint cannot be written, what it should have told is undone: {error}");
-                    // Later changes may rest on these: all go, newest first.
-                    let later = std::mem::take(&mut inner.pending);
-                    let (changes, senders): (Vec<_>, Vec<_>) =
-                        batch.into_iter().chain(later).map(|p| (p.changes, p.done)).unzip();
-                    let changes: Vec<Change> = changes.into_iter().flatten().collect();
-                    inner.manager.undo(self.edges.clock.now(), changes.into_iter());
-                    self.drain(&mut inner);
-                    // Files of other cards tell of what is undone now, and one whose write failed may do so too.
-                    let files = contents(&inner.manager, &cards);
-                    inner.unwritten = cards;
-                    if written > 0 {
-                        drop(inner);
-                        let (again, _) = self.replace(&files[..written]);
-                        inner = self.lock();
-                        if inner.pending.is_empty() {
-                            for (card, _) in &files[..again] {
-                                inner.unwritten.remove(card);
-                            }
-                        }
-                    }
-                    for sender in senders {
-                        let _ = sender.send(Err(io::Error::new(error.kind(), error.to_string())));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Replaces files, up to the first that cannot be; tells how many were.
-    fn replace(&self, files: &[(u32, Vec<u8>)]) -> (usize, io::Result<()>) {
-        for (done, (card, content)) in files.iter().enumerate() {
-            let started = Instant::now();
-            let result = files::replace(&checkpoint::path(&self.edges.checkpoint, *card), content);
-            let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
-            self.edges.metrics.checkpoint_written(outcome, started.elapsed());
-            if result.is_err() {
-                return (done, result);
-            }
-        }
-        (files.len(), Ok(()))
-    }
-
-    /// Writes what the stores hold now: after a restore (spec 02 §6.5 step 6).
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn write_now(&self) -> io::Result<()> {
-        let inner = self.lock();
-        let cards = inner.manager.cards().iter().map(CardPool::index).collect();
-        let files = contents(&inner.manager, &cards);
-        drop(inner);
-        self.replace(&files).1
-    }
-
     /// No growth and no removal from now on; pods that wait are told.
     pub fn terminate(&self) {
         self.tell(Event::Terminating);
@@ -604,12 +399,6 @@ impl std::fmt::Debug for Pool {
 
 fn changes(assigned: &[Assigned]) -> Vec<Change> {
     assigned.iter().filter_map(|a| a.change.clone()).collect()
-}
-
-/// The checkpoints of cards, ascending.
-fn contents(manager: &Manager, cards: &BTreeSet<u32>) -> Vec<(u32, Vec<u8>)> {
-    let pools = manager.cards().iter().filter(|c| cards.contains(&c.index()));
-    pools.map(|c| (c.index(), c.store().checkpoint())).collect()
 }
 
 async fn wait_written(written: Written) -> io::Result<()> {
