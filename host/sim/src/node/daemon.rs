@@ -13,8 +13,8 @@ use reservoir_core::manager::{
 use reservoir_core::policy::{CreateEni, Family, Node};
 use reservoir_core::store::{Assigned, Key, PodMeta};
 
+use super::config::NodeConfig;
 use super::policy::Decision;
-use super::world::NodeConfig;
 
 /// What survives a kill.
 #[derive(Debug, Clone, Default)]

@@ -12,19 +12,24 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `world.rs` | the queue: pods, answers, deadlines, kills |
+//! | `world.rs` | the queue: starts, answers, deadlines, kills |
+//! | `world/pods.rs` | a node's pods on it |
+//! | `world/work.rs` | what a daemon wants done, and how long that takes |
+//! | `config.rs` | one node |
 //! | `daemon.rs` | one daemon; the only file that speaks the manager's language |
 //! | `policy.rs` | who decides, as a trait |
 //! | `score.rs` | what a run cost and how long pods waited |
 //! | [`workload`] | pods from a seed |
 
+mod config;
 mod daemon;
 mod policy;
 mod score;
 pub mod workload;
 mod world;
 
+pub use config::NodeConfig;
 pub use policy::{Decision, Keep, Policy};
 pub use score::{Percentiles, Score};
 pub use workload::Pod;
-pub use world::{NodeConfig, NodeId, Traced, World, WorldError};
+pub use world::{NodeId, Traced, World, WorldError};

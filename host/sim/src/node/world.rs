@@ -1,104 +1,30 @@
 //! The event queue: nodes, their pods, EC2's answers, deadlines, kills.
 
+mod pods;
+mod work;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reservoir_core::cloud::{Answer, AttachedInterface, Instance, Request};
-use reservoir_core::ip::IpNet;
-use reservoir_core::kube::{EniConfig, NodeFacts};
-use reservoir_core::limits::InstanceLimits;
+use reservoir_core::kube::NodeFacts;
 use reservoir_core::manager::Level as LogLevel;
-use reservoir_core::policy::{Family, Node, Targets, Unit};
+use reservoir_core::policy::Node;
 
-use super::daemon::{Begun, Daemon, Disk, Reply, Work, limits_of};
+use self::pods::PodState;
+use self::work::APPEARANCE;
+use super::config::NodeConfig;
+use super::daemon::{Daemon, Disk, Reply};
 use super::policy::{Decision, Policy};
 use super::score::{Level, Meter, Score};
-use super::workload::{Pod, Shape};
+use super::workload::Pod;
 use crate::model::config::{Config, ConfigError};
-use crate::model::links::LinkChange;
 use crate::model::sim::Sim;
 
-/// Asking a policy and hearing its answer.
-const DECISION: Duration = Duration::from_millis(1);
-/// Programming an interface that the kernel shows.
-const SET_UP: Duration = Duration::from_millis(30);
-/// How long an attached interface may take to show in the kernel.
-const APPEARANCE: Duration = Duration::from_secs(60);
-/// A call to the API server.
-const API_SERVER: Duration = Duration::from_millis(10);
 /// Between two tries of a daemon that cannot start.
 const START_AGAIN: Duration = Duration::from_secs(2);
-
-/// One node of the account.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// An instance of the simulation's configuration.
-    pub instance: String,
-    pub limits: InstanceLimits,
-    pub max_pods: u32,
-    pub family: Family,
-    pub unit: Unit,
-    /// The managed network cards.
-    pub cards: Vec<u32>,
-    /// Pods want an address of every card instead of one.
-    pub every_card: bool,
-    /// The documented targets, as the environment would set them.
-    pub targets: Targets,
-    /// IP_COOLDOWN_PERIOD.
-    pub cooldown: Duration,
-    /// RESERVOIR_ADD_WAIT_SECONDS.
-    pub add_wait: Duration,
-    /// Between a refused ADD and the kubelet's next try.
-    pub retry: Duration,
-    /// The world's zero, since the Unix epoch.
-    pub epoch: Duration,
-    /// Custom networking with this ENIConfig.
-    pub eni_config: Option<EniConfig>,
-    /// For the daemon's jitter and tokens.
-    pub seed: u64,
-}
-
-impl NodeConfig {
-    /// The documented defaults for `instance` of `instance_type`: WARM_ENI_TARGET=1, single addresses, as many pods as
-    /// the type's addresses allow, 110 at most. The world begins on a Monday at midnight, UTC.
-    ///
-    /// # Errors
-    /// The table of limits does not know the type.
-    pub fn new(instance: &str, instance_type: &str) -> Result<Self, WorldError> {
-        let limits = limits_of(instance_type).ok_or_else(|| WorldError::Type(instance_type.to_owned()))?;
-        let max_pods = (limits.enis.saturating_mul(limits.slots_per_eni()) + 2).min(110);
-        Ok(Self {
-            instance: instance.to_owned(),
-            limits,
-            max_pods,
-            family: Family::Ipv4,
-            unit: Unit::Ip,
-            cards: vec![0],
-            every_card: false,
-            targets: Targets { warm_enis: 1, warm_ips: 0, warm_prefixes: 1, minimum_ips: 0 },
-            cooldown: Duration::from_secs(30),
-            add_wait: Duration::from_secs(30),
-            retry: Duration::from_secs(10),
-            epoch: Duration::from_secs(1_767_571_200),
-            eni_config: None,
-            seed: 1,
-        })
-    }
-
-    /// For whom pods are made: nine tenths of the addresses that the node can hold, so that what differs is the policy and
-    /// not the limit of the instance type.
-    #[must_use]
-    pub fn shape(&self, length: Duration) -> Shape {
-        let slots = self.limits.slots_per_eni();
-        let addresses = match self.unit {
-            Unit::Ip => self.limits.enis.saturating_mul(slots),
-            Unit::Prefix => self.limits.enis.saturating_mul(slots).saturating_mul(16),
-        };
-        Shape { length, capacity: (addresses.saturating_mul(9) / 10).min(self.max_pods.saturating_sub(2)), slots }
-    }
-}
 
 /// A node of a [`World`], in the order in which they were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,15 +82,6 @@ struct Machine {
     facts: Option<NodeFacts>,
     score: Score,
     meter: Meter,
-}
-
-struct PodState {
-    pod: Pod,
-    tries: u32,
-    asked: Option<Duration>,
-    address: Option<String>,
-    starved: bool,
-    gone: bool,
 }
 
 #[derive(Debug)]
@@ -268,8 +185,7 @@ impl World {
             let place = self.nodes[node.0].pods.len();
             self.schedule(pod.start, node.0, Happening::Add(place));
             self.schedule(pod.stop, node.0, Happening::Del { pod: place });
-            let state = PodState { pod, tries: 0, asked: None, address: None, starved: false, gone: false };
-            self.nodes[node.0].pods.push(state);
+            self.nodes[node.0].pods.push(PodState::new(pod));
         }
     }
 
@@ -478,102 +394,6 @@ impl World {
         self.measure(node);
     }
 
-    fn carry_out(&mut self, node: usize, work: Work) {
-        let now = self.now;
-        let machine = &mut self.nodes[node];
-        let life = machine.life;
-        match work {
-            Work::Decide(snapshot) => {
-                let decision = machine.policy.decide(&snapshot);
-                machine.score.decisions += 1;
-                if let Some(trace) = &mut self.trace {
-                    let (snapshot, decision) = (snapshot.clone(), decision.clone());
-                    trace.push(Traced { at: now, node: NodeId(node), snapshot, decision });
-                }
-                self.reply(now + DECISION, node, Reply::Decided(snapshot, decision));
-            }
-            Work::Rank { job, node: snapshot, request } => {
-                let subnets = machine.policy.rank(&snapshot, &request);
-                self.reply(now + DECISION, node, Reply::Ranked { job, subnets });
-            }
-            Work::Call { job, request } => {
-                let instance = machine.config.instance.clone();
-                let (ec2, api) = (request.is_ec2(), request.api());
-                let made = matches!(request, Request::CreateNetworkInterface(_));
-                let removed = matches!(request, Request::DeleteNetworkInterface { .. });
-                let (due, result) = self.sim.call(now, &instance, request);
-                let score = &mut self.nodes[node].score;
-                if ec2 {
-                    *score.calls.entry(api).or_default() += 1;
-                }
-                match &result {
-                    Ok(_) => {
-                        score.created += u64::from(made);
-                        score.removed += u64::from(removed);
-                    }
-                    Err(e) => score.throttled += u64::from(e.kind == reservoir_core::cloud::ErrorKind::Throttled),
-                }
-                self.reply(due, node, Reply::Cloud { job, result });
-                self.follow_links();
-            }
-            Work::SetUp { job, eni } => {
-                if machine.links.contains(&eni) {
-                    self.reply(now + SET_UP, node, Reply::SetUp { job, result: Ok(()) });
-                } else {
-                    machine.appearing.insert(job, eni);
-                    self.schedule(now + APPEARANCE, node, Happening::NoLink { life, job });
-                }
-            }
-            Work::EniConfig { job } => {
-                let result = machine.config.eni_config.clone().ok_or_else(|| "the node has no ENIConfig".to_owned());
-                self.reply(now + API_SERVER, node, Reply::EniConfig { job, result });
-            }
-            Work::Announce(feature) => self.reply(now + API_SERVER, node, Reply::Announced(feature)),
-            Work::Told { waiter, outcome } => {
-                let Some(place) = machine.waiting.remove(&waiter) else { return };
-                match outcome {
-                    Ok(address) => self.has(node, place, address),
-                    Err(refusal) => self.refused(node, place, refusal),
-                }
-            }
-            Work::Lost(addresses) => machine.score.lost_addresses += addresses,
-            Work::Dropped(actions) => machine.score.dropped_actions += actions,
-            Work::Log(level, text) => {
-                if self.trace.is_some() {
-                    self.log.push((now, NodeId(node), level, text));
-                }
-            }
-        }
-    }
-
-    fn reply(&mut self, at: Duration, node: usize, reply: Reply) {
-        let life = self.nodes[node].life;
-        self.schedule(at, node, Happening::Reply { life, reply: Box::new(reply) });
-    }
-
-    /// What the kernels have shown since the last look.
-    fn follow_links(&mut self) {
-        for event in self.sim.links(self.now) {
-            let Some(&node) = self.by_instance.get(&event.instance) else { continue };
-            let machine = &mut self.nodes[node];
-            match event.change {
-                LinkChange::Up(_) => {
-                    machine.links.insert(event.eni.clone());
-                    let jobs: Vec<u64> =
-                        machine.appearing.iter().filter(|(_, eni)| **eni == event.eni).map(|(job, _)| *job).collect();
-                    for job in jobs {
-                        self.nodes[node].appearing.remove(&job);
-                        self.reply(event.at.max(self.now) + SET_UP, node, Reply::SetUp { job, result: Ok(()) });
-                    }
-                }
-                LinkChange::Down => {
-                    machine.links.remove(&event.eni);
-                }
-                LinkChange::Changed(_) => {}
-            }
-        }
-    }
-
     fn measure(&mut self, node: usize) {
         let machine = &mut self.nodes[node];
         let mut level = Level { used: machine.running.len() as u64, ..Level::default() };
@@ -616,123 +436,6 @@ impl World {
             (Ok(Answer::Instance(facts)), Ok(Answer::Attached(attached))) => Some((self.now, facts, attached)),
             _ => None,
         }
-    }
-
-    // ---- pods ------------------------------------------------------------------------------------------------------
-
-    fn add(&mut self, node: usize, place: usize) {
-        let now = self.now;
-        let machine = &mut self.nodes[node];
-        let pod = &mut machine.pods[place];
-        if pod.gone || pod.address.is_some() {
-            return;
-        }
-        if pod.asked.is_none() {
-            pod.asked = Some(now);
-            machine.score.pods += 1;
-        }
-        pod.tries += 1;
-        let container = pod.container();
-        let begun = match &mut machine.daemon {
-            Some(daemon) => daemon.add(now, &container),
-            None => Begun::Refused("connection refused".to_owned()),
-        };
-        match begun {
-            Begun::Has(address) => self.has(node, place, address),
-            Begun::Waits(waiter) => {
-                machine.waiting.insert(waiter, place);
-                self.starves(node, place);
-            }
-            Begun::Refused(refusal) => {
-                self.starves(node, place);
-                self.refused(node, place, refusal);
-            }
-        }
-    }
-
-    fn starves(&mut self, node: usize, place: usize) {
-        let machine = &mut self.nodes[node];
-        if !std::mem::replace(&mut machine.pods[place].starved, true) {
-            machine.score.starved_pods += 1;
-        }
-    }
-
-    fn refused(&mut self, node: usize, place: usize, refusal: String) {
-        self.nodes[node].refusal = Some(refusal);
-        self.again(node, place);
-    }
-
-    /// The kubelet makes another sandbox later.
-    fn again(&mut self, node: usize, place: usize) {
-        let retry = self.nodes[node].config.retry;
-        self.schedule(self.now + retry, node, Happening::Add(place));
-    }
-
-    fn has(&mut self, node: usize, place: usize, address: String) {
-        let now = self.now;
-        let machine = &mut self.nodes[node];
-        // One on each card, where pods want that.
-        for address in address.split(' ') {
-            let has =
-                |p: &&usize| machine.pods[**p].address.as_deref().is_some_and(|a| a.split(' ').any(|a| a == address));
-            if let Some(other) = machine.running.values().find(has) {
-                let other = machine.pods[*other].container();
-                self.findings
-                    .push(format!("{address} of {} was given to a pod while {other} has it", machine.config.instance));
-            }
-            let holds = |e: &crate::model::aws::Eni| {
-                let addresses = e.addresses();
-                let mut blocks = addresses.blocks().map(IpNet::from).chain(addresses.ipv6_blocks());
-                blocks.any(|b| address.parse().is_ok_and(|a| b.contains(a)))
-            };
-            if !self.sim.attached(&machine.config.instance).any(holds) {
-                self.findings.push(format!(
-                    "{address} was given to a pod of {}, which does not hold it",
-                    machine.config.instance
-                ));
-            }
-        }
-        let pod = &mut machine.pods[place];
-        let container = pod.container();
-        pod.address = Some(address);
-        if pod.starved
-            && let Some(asked) = pod.asked
-        {
-            machine.score.waits.push(now.saturating_sub(asked));
-        }
-        machine.running.insert(container, place);
-    }
-
-    fn del(&mut self, node: usize, place: usize) {
-        let now = self.now;
-        let machine = &mut self.nodes[node];
-        let pod = &mut machine.pods[place];
-        let container = pod.container();
-        if !std::mem::replace(&mut pod.gone, true)
-            && pod.address.is_none()
-            && let Some(asked) = pod.asked
-        {
-            machine.score.waits.push(now.saturating_sub(asked));
-            machine.score.never_served += 1;
-        }
-        machine.running.remove(&container);
-        match &mut machine.daemon {
-            Some(daemon) => {
-                daemon.del(now, &container);
-            }
-            // The kubelet deletes until it succeeds.
-            None => {
-                let again = now + machine.config.retry;
-                self.schedule(again, node, Happening::Del { pod: place });
-            }
-        }
-    }
-}
-
-impl PodState {
-    /// Each try makes a new sandbox.
-    fn container(&self) -> String {
-        format!("{}-{}", self.pod.name, self.tries)
     }
 }
 
