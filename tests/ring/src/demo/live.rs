@@ -212,7 +212,7 @@ impl Live {
         if self.terminal {
             self.redraw(&pool, note);
         } else if changed {
-            println!("   {:5.1} s  {pool}", self.started.elapsed().as_secs_f64());
+            let _ = writeln!(std::io::stdout(), "   {:5.1} s  {pool}", self.started.elapsed().as_secs_f64());
         }
         self.last = Some(pool.clone());
         Some(pool)

@@ -18,6 +18,7 @@ mod stage;
 mod steps;
 mod story;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -73,7 +74,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         result
     });
     if interrupt.came() {
-        println!("\ninterrupted; what the demo had made is removed");
+        let _ = writeln!(std::io::stdout(), "\ninterrupted; what the demo had made is removed");
         return ExitCode::from(INTERRUPTED);
     }
     match result {

@@ -1,6 +1,7 @@
 //! What the steps share.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -97,7 +98,7 @@ impl Stage {
 
     /// The end of the daemon's log, for who has to find out why.
     pub fn show_logs(&self) {
-        println!("   the daemon's log ends with:\n{}", self.node.log_tail(15));
+        let _ = writeln!(std::io::stdout(), "   the daemon's log ends with:\n{}", self.node.log_tail(15));
     }
 
     pub fn start_daemon(&mut self) -> Result<Duration> {

@@ -1,7 +1,7 @@
 //! What is printed: headings, commands, claims. A claim is printed only with what was found.
 
 use std::fmt::Display;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -38,8 +38,15 @@ impl Story {
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// A line of the story. Where nobody reads any more (`demo | head`), the demo ends as with Ctrl-C.
+    fn say(&self, line: &str) {
+        if writeln!(std::io::stdout(), "{line}").is_err() {
+            self.interrupt.set();
+        }
+    }
+
     pub fn title(&self, text: &str) {
-        println!("{}", self.paint("1", text));
+        self.say(&self.paint("1", text));
     }
 
     /// Begins a step.
@@ -52,7 +59,7 @@ impl Story {
         heading.clone_into(&mut self.heading);
         let clock = format!("[{:5.1} s]", self.started.elapsed().as_secs_f64());
         let heading = self.paint("1", &format!("{}. {heading}", self.step));
-        println!("\n{heading}  {}", self.paint("2", &clock));
+        self.say(&format!("\n{heading}  {}", self.paint("2", &clock)));
         Ok(())
     }
 
@@ -67,11 +74,11 @@ impl Story {
 
     /// What is run.
     pub fn command(&self, text: impl Display) {
-        println!("   {}", self.paint("36", &format!("$ {text}")));
+        self.say(&format!("   {}", self.paint("36", &format!("$ {text}"))));
     }
 
     pub fn note(&self, text: &str) {
-        println!("   {}", self.paint("2", text));
+        self.say(&format!("   {}", self.paint("2", text)));
     }
 
     /// A claim, whether it holds, and what was found. After Ctrl-C nothing is said against a claim.
@@ -83,9 +90,9 @@ impl Story {
         let found = found.to_string();
         let found = if found.is_empty() { found } else { format!(": {found}") };
         if holds {
-            println!("   {} {claim}{found}", self.paint("32", "✓"));
+            self.say(&format!("   {} {claim}{found}", self.paint("32", "✓")));
         } else {
-            println!("   {} {}{found}", self.paint("31", "✗ NOT SHOWN:"), claim);
+            self.say(&format!("   {} {}{found}", self.paint("31", "✗ NOT SHOWN:"), claim));
             self.not_shown.push(claim.to_owned());
         }
     }
@@ -100,7 +107,7 @@ impl Story {
 
     /// The step could not go on.
     pub fn failed(&mut self, error: &anyhow::Error) {
-        println!("   {} {error:#}", self.paint("31", "✗"));
+        self.say(&format!("   {} {error:#}", self.paint("31", "✗")));
         self.not_shown.push(format!("step {} ({}) ended early, and what comes after it", self.step, self.heading));
     }
 
@@ -109,7 +116,7 @@ impl Story {
         let took = self.started.elapsed().as_secs();
         if self.not_shown.is_empty() {
             let line = format!("demo: shown in {took} s, {} claims checked: {summary}", self.claims);
-            println!("\n{}", self.paint("1;32", &line));
+            self.say(&format!("\n{}", self.paint("1;32", &line)));
             return true;
         }
         let line = format!(
@@ -118,7 +125,7 @@ impl Story {
             self.claims.max(1),
             self.not_shown.join("; ")
         );
-        println!("\n{}", self.paint("1;31", &line));
+        self.say(&format!("\n{}", self.paint("1;31", &line)));
         false
     }
 }
