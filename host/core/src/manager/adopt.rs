@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::jobs::Job;
-use super::{Command, Counter, Level, Manager, NotReady, Now};
+use super::{Command, Counter, JobId, Level, Manager, NotReady, Now};
 use crate::ip::IpNet;
 use crate::store::{EniSpec, Time};
 
@@ -51,11 +51,29 @@ impl Manager {
         self.out.push(Command::SetUpEni { job, eni, subnet_cidr: cidr });
     }
 
-    /// The interface goes: that its set-up ends must not bring it back.
-    pub(super) fn forget_adoption(&mut self, eni: &str) {
-        self.jobs.retain(|_, job| !matches!(job, Job::Adopt(a) if a.eni.id == eni));
+    /// The interface goes: that its set-up ends must not bring it back. The set-up that is under way, if there is one.
+    pub(super) fn forget_adoption(&mut self, eni: &str) -> Option<(JobId, EniSpec)> {
+        let is_it = |job: &Job| matches!(job, Job::Adopt(a) if a.eni.id == eni);
+        let under_way = self.jobs.iter().find(|(_, job)| is_it(job)).map(|(id, _)| *id);
+        let under_way = under_way.and_then(|id| match self.jobs.remove(&id) {
+            Some(Job::Adopt(adopt)) => Some((id, adopt.eni)),
+            _ => None,
+        });
         self.adoptions_due.retain(|a| a.job.eni.id != eni);
         self.adoption_tries.remove(eni);
+        under_way
+    }
+
+    /// The set-up has ended of an interface that was left alone meanwhile: what it made goes, unless pods rest on it, or
+    /// the interface is ours again.
+    pub(super) fn adopted_in_vain(&mut self, id: JobId) {
+        let Some(mut eni) = self.in_vain.remove(&id) else { return };
+        if self.cards.eni(&eni.id).is_some() {
+            self.programmed.insert(eni.id);
+        } else if !self.is_being_made(&eni.id) {
+            eni.table = self.table(&eni.id, eni.card, eni.device_index);
+            self.out.push(Command::LeaveEni { eni });
+        }
     }
 
     pub(super) fn adopted(&mut self, now: Now, mut job: Adopt, result: Result<(), NotReady>) {

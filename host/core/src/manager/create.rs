@@ -581,7 +581,7 @@ impl Manager {
             Some(other) => {
                 self.jobs.insert(id, other);
             }
-            None => {}
+            None => self.adopted_in_vain(id),
         }
         self.ask(now.mono);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::cards::CardPool;
 use super::jobs::Job;
 use super::pace::retry_delay;
-use super::{Counter, JobId, Level, Manager, Now, SLOW};
+use super::{CALLS_PER_MINUTE, Counter, JobId, Level, Manager, Now, SLOW};
 use crate::cloud::{Answer, CloudError, Device, ErrorKind, Interface, Request, SubnetFacts};
 use crate::ip::IpNet;
 use crate::policy::Standing;
@@ -258,6 +258,14 @@ impl Manager {
         }
         let id = self.start(Job::Look);
         self.call(now, id, Request::AttachedInterfaces);
+    }
+
+    /// Reads both sources, as something speaks for a change of what is attached.
+    pub(super) fn look_for_change(&mut self, now: Now) {
+        if self.minute(now).ec2_calls < CALLS_PER_MINUTE {
+            self.listing_wanted = true;
+            self.look(now);
+        }
     }
 
     pub(super) fn looked(&mut self, now: Now, result: Result<Answer, CloudError>) {

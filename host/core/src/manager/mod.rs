@@ -69,7 +69,7 @@ use crate::cloud::{ConnectionTracking, SubnetFacts};
 use crate::ip::IpNet;
 use crate::kube::{EniConfig, NodeFacts};
 use crate::policy::Family;
-use crate::store::{Store, Time};
+use crate::store::{EniSpec, Store, Time};
 
 /// Pods that may wait at one time; more than any node can run.
 const MAX_WAITERS: usize = 2048;
@@ -144,6 +144,8 @@ pub struct Manager {
     tables: HashMap<String, u32>,
     /// Interfaces that were programmed.
     programmed: HashSet<String>,
+    /// Set-ups under way of interfaces that are to be left alone meanwhile.
+    in_vain: HashMap<JobId, EniSpec>,
     booted_at: Now,
     left_overs_due: Option<Time>,
     terminating: bool,
@@ -213,6 +215,7 @@ impl Manager {
             subnet_cidrs: HashMap::new(),
             tables: HashMap::new(),
             programmed: HashSet::new(),
+            in_vain: HashMap::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
             left_overs_due: None,
             terminating: false,
@@ -290,6 +293,7 @@ impl Manager {
             Event::Node(facts) => self.node_changed(now, facts),
             Event::EniConfig { job, result } => self.eni_config_answer(now, job, result),
             Event::Announced { feature, result } => self.announced(now, &feature, result),
+            Event::LinkMissing => self.look_for_change(now),
             Event::PolicyChanged => self.ask(now.mono),
             Event::Terminating => {
                 self.terminating = true;

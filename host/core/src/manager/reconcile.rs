@@ -132,7 +132,8 @@ impl Manager {
     fn leave_alone(&mut self, now: Now, id: &str) {
         self.unconfirmed.remove(id);
         self.journal.managed.retain(|e| e != id);
-        self.forget_adoption(id);
+        let under_way = self.forget_adoption(id);
+        self.in_vain.extend(under_way);
         let Some(card) = self.cards.iter_mut().find(|c| c.store.eni(id).is_some()) else { return };
         match card.store.take_eni(id, now.mono) {
             Ok(spec) => {

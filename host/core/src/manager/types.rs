@@ -109,6 +109,9 @@ pub enum Event {
     EniConfig { job: JobId, result: Result<EniConfig, String> },
     /// The answer to [`Command::Announce`].
     Announced { feature: Feature, result: Result<(), String> },
+    /// A pod needs an interface whose link the kernel does not show: another may be attached by now. Sources are read again
+    /// (spec 02 §3.2), within the node's budget of calls.
+    LinkMissing,
     /// Component or settings of the policy have changed.
     PolicyChanged,
     /// SIGTERM: no growth, no removal from now on.

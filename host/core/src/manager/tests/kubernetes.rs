@@ -119,6 +119,32 @@ fn a_place_is_kept_for_the_trunk_until_it_is_there() {
 }
 
 #[test]
+fn another_trunk_is_found_when_the_link_of_the_one_that_is_known_does_not_show() {
+    let mut w = world(Settings { pod_eni: true, ..settings() }, 0);
+    let attach = |w: &mut World, id: &str| {
+        w.ec2.enis.insert(id.to_owned(), (Some(2), BTreeSet::new()));
+        w.ec2.trunk = Some(id.to_owned());
+    };
+    let trunk = |w: &World| w.m.trunk().map(|e| e.id.clone());
+    attach(&mut w, "eni-trunk");
+    w.run(70);
+    assert_eq!(trunk(&w).as_deref(), Some("eni-trunk"));
+    w.ec2.enis.remove("eni-trunk");
+    attach(&mut w, "eni-other");
+    w.run(70);
+    assert_eq!(trunk(&w).as_deref(), Some("eni-trunk"), "nobody has asked");
+    let calls = w.calls.len();
+    for _ in 0..3 {
+        let now = w.now();
+        w.m.handle(now, Event::LinkMissing);
+        w.commands();
+    }
+    w.run(5);
+    assert_eq!(trunk(&w).as_deref(), Some("eni-other"), "{:?}", w.logs);
+    assert!(w.calls.len() - calls <= 6, "one question for all: {:?}", &w.calls[calls..]);
+}
+
+#[test]
 fn the_eni_config_is_announced_before_the_trunk() {
     let mut w = world(Settings { pod_eni: true, custom_networking: true, ..settings() }, 0);
     w.run(2);

@@ -447,3 +447,44 @@ fn of_an_interface_that_is_tagged_out_of_management_our_rule_goes_once_no_pod_ha
     w.run(60);
     assert!(w.left.is_empty() && w.m.cards().eni("eni-a").is_none(), "{:?}", w.logs);
 }
+
+#[test]
+fn of_an_interface_that_is_left_alone_while_it_is_programmed_nothing_stays() {
+    let tagged_out = |w: &mut World| {
+        w.ec2.no_manage.insert("eni-a".to_owned());
+        let now = w.now();
+        w.m.verify(now);
+        w.commands();
+        w.run_ms(900);
+    };
+    let set_up_ends = |w: &mut World, job, result| {
+        w.later(1, Event::EniReady { job, result });
+        w.run_ms(100);
+    };
+    for result in [Ok(()), Err("the rule is made, the route is not".to_owned().into())] {
+        // Its first set-up takes long: the kernel shows it late.
+        let mut w = World::on(two_on_second(), 0, managed());
+        w.queue.retain(|_, event| !matches!(event, Event::EniReady { .. }));
+        let job = *w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Adopt(_))).unwrap().0;
+        tagged_out(&mut w);
+        assert!(w.m.cards().eni("eni-a").is_none() && w.left.is_empty(), "{:?} {:?}", w.logs, w.left);
+        set_up_ends(&mut w, job, result.clone());
+        assert_eq!(w.left, [("eni-a".to_owned(), 2)], "{result:?}");
+        set_up_ends(&mut w, job, result.clone());
+        assert_eq!(w.left.len(), 1, "once");
+
+        // It is ours again before that: its rule stays.
+        let mut w = World::on(two_on_second(), 0, managed());
+        w.queue.retain(|_, event| !matches!(event, Event::EniReady { .. }));
+        let job = *w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Adopt(_))).unwrap().0;
+        tagged_out(&mut w);
+        w.ec2.no_manage.clear();
+        let now = w.now();
+        w.m.verify(now);
+        w.commands();
+        w.run_ms(900);
+        assert!(w.m.cards().eni("eni-a").is_some(), "{:?}", w.logs);
+        set_up_ends(&mut w, job, result.clone());
+        assert!(w.left.is_empty(), "{result:?}");
+    }
+}
