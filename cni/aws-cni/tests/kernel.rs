@@ -74,7 +74,7 @@ impl Peers for Ipamd {
 
 /// Runs the plugin in the node's namespace; the peers are made where they are used.
 fn plugin(node: &Namespace, pod: &Path, addresses: &[(&str, i32)], is_up: bool, command: &str, conf: &Value) -> Reply {
-    node.inside(|| {
+    node.run(|| {
         let env = Environment {
             command: command.to_owned(),
             container_id: "c1".to_owned(),

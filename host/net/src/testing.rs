@@ -8,6 +8,8 @@
 //! before.differences(&Inventory::take()?)                    // nothing: nothing is left
 //! ```
 
+mod namespace;
+
 use std::collections::BTreeMap;
 
 use crate::branch::{BranchPod, EnforcingMode};
@@ -20,6 +22,8 @@ use crate::pod::PodInterface;
 use crate::prefix::IpPrefix;
 use crate::rule::{Family, Rule};
 use crate::{names, table};
+
+pub use namespace::{Namespace, skip};
 
 /// Interfaces, rules, routes and permanent neighbours of the calling thread's namespace; firewall rules if asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,38 +10,8 @@ use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
 use reservoir_net::links::{self, LinkEvent};
 use reservoir_net::rule::Family;
-use reservoir_net::{Error, MacAddr, pods, table};
-use support::Namespace;
-
-const PRIMARY: &str = "02:00:00:00:00:01";
-const SECONDARY: &str = "02:00:00:00:00:02";
-const SECONDARY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 100, 20);
-const CONFIG: HostConfig = HostConfig {
-    mtu: 1500,
-    node_port: true,
-    external_snat: false,
-    mark: 0x80,
-    disable_tcp_early_demux: false,
-    family: Family::V4,
-    v6_egress: false,
-    strict_branches: false,
-};
-
-fn mac(text: &str) -> MacAddr {
-    text.parse().unwrap()
-}
-
-fn eni_setup() -> EniSetup {
-    EniSetup {
-        mac: mac(SECONDARY),
-        primary_ip: SECONDARY_IP.into(),
-        subnet: "10.0.96.0/19".parse().unwrap(),
-        mtu: 1400,
-        table: table::of_interface(0, 1),
-        rule_configured: false,
-        trunk: false,
-    }
-}
+use reservoir_net::{Error, pods};
+use support::{CONFIG, Namespace, PRIMARY, SECONDARY, SECONDARY_IP, mac, secondary};
 
 #[test]
 fn host_set_up_makes_the_mark_rule_and_a_second_run_changes_nothing() {
@@ -68,7 +38,7 @@ fn eni_set_up_makes_what_the_specification_shows() {
     let Some(node) = Namespace::new("eni_set_up_makes_what_the_specification_shows") else { return };
     node.attach("eth1", SECONDARY);
     let before = node.inventory();
-    let link = node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    let link = node.run(|| eni::set_up(&secondary(), Duration::ZERO)).unwrap();
     assert_eq!(link.name, "eth1");
     assert_eq!(node.ip("route show table 2"), "default via 10.0.96.1 dev eth1\n10.0.96.1 dev eth1 scope link\n");
     assert_eq!(node.ip("route show"), "");
@@ -89,17 +59,17 @@ fn eni_set_up_makes_what_the_specification_shows() {
 fn eni_set_up_again_never_takes_a_route_away() {
     let Some(node) = Namespace::new("eni_set_up_again_never_takes_a_route_away") else { return };
     node.attach("eth1", SECONDARY);
-    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    node.run(|| eni::set_up(&secondary(), Duration::ZERO)).unwrap();
     node.ip("route add 10.9.0.0/16 dev eth1 table 2");
     let before = node.state();
-    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    node.run(|| eni::set_up(&secondary(), Duration::ZERO)).unwrap();
     assert_eq!(node.state(), before);
 
     // An address of somebody else goes; ours, second in its subnet, stays or comes back with its routes.
     node.ip("addr flush dev eth1");
     node.ip("addr add 10.0.100.99/19 dev eth1");
     node.ip("addr add 10.0.100.20/19 dev eth1");
-    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    node.run(|| eni::set_up(&secondary(), Duration::ZERO)).unwrap();
     assert!(!node.ip("addr show eth1").contains("10.0.100.99"));
     assert_eq!(node.ip("route show table 2"), "default via 10.0.96.1 dev eth1\n10.0.96.1 dev eth1 scope link\n");
     assert_eq!(node.ip("route show"), "");
@@ -111,7 +81,7 @@ fn eni_tear_down_removes_its_rules_only() {
     let empty = node.inventory();
     node.attach("eth1", SECONDARY);
     let before = node.ip("rule show");
-    node.run(|| eni::set_up(&eni_setup(), Duration::ZERO)).unwrap();
+    node.run(|| eni::set_up(&secondary(), Duration::ZERO)).unwrap();
     node.ip("rule add from 10.0.100.20 priority 77 lookup 9");
     node.ip("rule add from 10.0.100.21 priority 78 lookup 9");
     node.run(|| eni::tear_down(SECONDARY_IP)).unwrap();
@@ -132,7 +102,7 @@ fn ipv6_eni_set_up_makes_what_the_specification_shows_and_a_second_run_writes_no
     let choice = node.run(|| eni::choose_table(1, 1, primary, 8)).unwrap();
     assert_eq!((choice.table, choice.rule_configured), (10_101, false));
     let subnet = "2600:1f14:abc:d00::/64".parse().unwrap();
-    let setup = EniSetup { primary_ip: primary, subnet, table: choice.table, ..eni_setup() };
+    let setup = EniSetup { primary_ip: primary, subnet, table: choice.table, ..secondary() };
     node.ip("-6 addr add 2600:1f14:abc:d00::99/64 dev eth1");
     let written = node.writes(|| drop(node.run(|| eni::set_up(&setup, Duration::ZERO)).unwrap()));
     assert!(written.contains("table 10101") && written.contains("32765:"), "{written}");
@@ -207,7 +177,7 @@ fn strict_branches_put_the_local_lookup_behind_theirs_and_back() {
 fn a_late_interface_is_noticed_at_once_and_a_missing_one_is_named() {
     let Some(node) = Namespace::new("a_late_interface_is_noticed_at_once") else { return };
     let started = Instant::now();
-    let error = node.run(|| eni::set_up(&eni_setup(), Duration::from_millis(50))).unwrap_err();
+    let error = node.run(|| eni::set_up(&secondary(), Duration::from_millis(50))).unwrap_err();
     assert!(matches!(error.root(), Error::LinkNotFound { key } if key.contains(SECONDARY)), "{error}");
     assert!(started.elapsed() >= Duration::from_millis(50));
     thread::scope(|scope| {

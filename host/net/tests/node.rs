@@ -9,15 +9,12 @@ use std::time::Duration;
 
 use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
-use reservoir_net::iptables::{Backend, Iptables, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::iptables::{Backend, Iptables, SnatConfig};
 use reservoir_net::pod::{self, PodInterface, PodSetup};
 use reservoir_net::rule::Family;
 use reservoir_net::testing::Inventory;
-use reservoir_net::{MacAddr, names, table};
-use support::{Namespace, skip};
-
-const PRIMARY: &str = "02:00:00:00:00:01";
-const SECONDARY: &str = "02:00:00:00:00:02";
+use reservoir_net::{names, table};
+use support::{CONFIG, Namespace, PRIMARY, SECONDARY, is_clean_after, mac, secondary, skip, snat_config, snat_facts};
 
 const RULES_17_1: &str = "0:\tfrom all lookup local
 512:\tfrom all to 10.0.97.30 lookup main
@@ -140,40 +137,8 @@ fe80::/64 dev mNicIf1 proto kernel metric 256 pref medium
 default via fe80::1 dev eth0 metric 1024 pref medium
 ";
 
-fn mac(text: &str) -> MacAddr {
-    text.parse().unwrap()
-}
-
 fn host_config(family: Family) -> HostConfig {
-    HostConfig {
-        mtu: 9001,
-        node_port: true,
-        external_snat: false,
-        mark: 0x80,
-        disable_tcp_early_demux: false,
-        family,
-        v6_egress: false,
-        strict_branches: false,
-    }
-}
-
-fn snat_config() -> SnatConfig {
-    SnatConfig {
-        external_snat: false,
-        node_port: true,
-        exclude: Vec::new(),
-        randomize: Randomize::Prng,
-        mark: 0x80,
-        veth_prefix: "eni".to_owned(),
-    }
-}
-
-fn snat_facts(cidrs: &[&str]) -> SnatFacts {
-    SnatFacts {
-        primary_interface: "eth0".to_owned(),
-        primary_ip: [10, 0, 96, 10].into(),
-        vpc_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
-    }
+    HostConfig { mtu: 9001, family, ..CONFIG }
 }
 
 /// A node as the operating system leaves it: `eth0` configured, `eth1` attached.
@@ -186,15 +151,8 @@ fn boot(node: &Namespace) {
 }
 
 fn eni(primary: &str, subnet: &str, table: u32) -> EniSetup {
-    EniSetup {
-        mac: mac(SECONDARY),
-        primary_ip: primary.parse().unwrap(),
-        subnet: subnet.parse().unwrap(),
-        mtu: 9001,
-        table,
-        rule_configured: false,
-        trunk: false,
-    }
+    let (primary_ip, subnet) = (primary.parse().unwrap(), subnet.parse().unwrap());
+    EniSetup { primary_ip, subnet, mtu: 9001, table, ..secondary() }
 }
 
 /// A pod with one interface per address, as the plugin asks for it.
@@ -224,7 +182,7 @@ fn with_pods(node: &Namespace, setups: &[PodSetup], namespaces: Vec<Namespace>, 
         node.run(|| pod::check(setup)).unwrap();
     }
     look();
-    node.is_clean_after(&before, &setups.iter().collect::<Vec<_>>(), namespaces);
+    is_clean_after(node, &before, &setups.iter().collect::<Vec<_>>(), namespaces);
 }
 
 fn sorted(text: &str) -> Vec<&str> {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use reservoir_net::Error;
 use reservoir_net::pod::{self, PodAddress, PodInterface, PodSetup};
 use rustix::io::Errno;
-use support::Namespace;
+use support::{Namespace, is_clean_after};
 
 const VETH: &str = "eni0761ccbeace";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 97, 31);
@@ -91,7 +91,7 @@ fn packets_flow_between_node_and_pod() {
     assert_eq!(&received, b"to the pod");
     // Sockets keep a namespace, also those that wait for the other end.
     drop((node_end, pod_end, listener));
-    node.is_clean_after(&before, &[&setup(&pod_ns)], vec![pod_ns]);
+    is_clean_after(&node, &before, &[&setup(&pod_ns)], vec![pod_ns]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn add_again_replaces_the_pair_and_keeps_the_rules() {
     assert_ne!(first[0].host.index, second[0].host.index);
     assert_eq!(node.ip("rule show").matches("10.0.97.31").count(), 2);
     node.run(|| pod::check(&setup)).unwrap();
-    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
+    is_clean_after(&node, &before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn two_interfaces_each_have_their_own_table_in_the_pod() {
     assert!(pod_ns.ip("rule show").contains("1:\tfrom 10.0.97.40 lookup 1\n"));
     assert!(node.ip("rule show").contains("1536:\tfrom 10.0.97.40 lookup 10101\n"));
     assert!(!node.ip("rule show").contains("from 10.0.97.31"));
-    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
+    is_clean_after(&node, &before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn check_names_every_difference() {
     assert_eq!(found.len(), 6, "{found:?}");
     node.ip("route del 10.0.97.31");
     assert_eq!(differences().len(), 7);
-    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
+    is_clean_after(&node, &before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn eight_adds_at_once_in_one_node() {
     for setup in &setups {
         node.run(|| pod::check(setup)).unwrap();
     }
-    node.is_clean_after(&before, &setups.iter().collect::<Vec<_>>(), pods);
+    is_clean_after(&node, &before, &setups.iter().collect::<Vec<_>>(), pods);
 }
 
 fn interface_v6(name: &str, host_veth: &str, address: &str, table: u32) -> PodInterface {
@@ -326,7 +326,7 @@ fn packets_flow_between_node_and_ipv6_pod() {
     assert_eq!(&received, b"to the pod");
     // Sockets keep a namespace, also those that wait for the other end.
     drop((node_end, pod_end, listener));
-    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
+    is_clean_after(&node, &before, &[&setup], vec![pod_ns]);
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn check_of_a_pod_with_several_interfaces_names_what_is_missing_of_each() {
         let left = node.ip(&format!("{family} rule show"));
         assert!(!left.contains("512:") && !left.contains("1536:"), "{left}");
     }
-    node.is_clean_after(&before, &[&setup], vec![pod_ns]);
+    is_clean_after(&node, &before, &[&setup], vec![pod_ns]);
 }
 
 #[test]

@@ -9,17 +9,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reservoir_net::MacAddr;
 use reservoir_net::eni::{self, EniSetup};
-use reservoir_net::host::{self, HostConfig};
-use reservoir_net::iptables::{Backend, Iptables, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::host;
+use reservoir_net::iptables::{Backend, Iptables, SnatConfig};
 use reservoir_net::pod::{self, PodInterface, PodSetup};
-use reservoir_net::rule::Family;
 use reservoir_net::testing::Inventory;
-use support::{Namespace, skip};
+use support::{CONFIG, Namespace, PRIMARY, SECONDARY, is_clean_after, mac, secondary, skip, snat_config, snat_facts};
 
-const PRIMARY: &str = "02:00:00:00:00:01";
-const SECONDARY: &str = "02:00:00:00:00:02";
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 96, 10);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 97, 31);
 /// Outside the VPC; inside it; in a block that joins it later.
@@ -67,27 +63,8 @@ impl World {
             rest.command("sysctl", &format!("-q -w net.ipv4.conf.{interface}.rp_filter=0"));
         }
 
-        let config = HostConfig {
-            mtu: 1500,
-            node_port: true,
-            external_snat: false,
-            mark: 0x80,
-            disable_tcp_early_demux: false,
-            family: Family::V4,
-            v6_egress: false,
-            strict_branches: false,
-        };
-        let mac = |text: &str| text.parse::<MacAddr>().unwrap();
-        node.run(|| host::set_up(&config, mac(PRIMARY))).unwrap();
-        let setup = EniSetup {
-            mac: mac(SECONDARY),
-            primary_ip: [10, 0, 100, 20].into(),
-            subnet: "10.0.96.0/19".parse().unwrap(),
-            mtu: 1500,
-            table: 2,
-            rule_configured: false,
-            trunk: false,
-        };
+        node.run(|| host::set_up(&CONFIG, mac(PRIMARY))).unwrap();
+        let setup = EniSetup { mtu: 1500, ..secondary() };
         node.run(|| eni::set_up(&setup, Duration::ZERO)).unwrap();
         let interfaces =
             vec![PodInterface { name: "eth0".to_owned(), host_veth: "eni1".to_owned(), address: POD.into(), table: 2 }];
@@ -102,20 +79,12 @@ impl World {
     fn end(self) {
         let Self { node, pod, pod_came, .. } = self;
         let (setup, before) = pod_came.unwrap();
-        node.is_clean_after(&before, &[&setup], vec![pod]);
+        is_clean_after(&node, &before, &[&setup], vec![pod]);
     }
 
     fn apply(&self, iptables: &mut Iptables, external_snat: bool, cidrs: &[&str]) {
-        let config = SnatConfig {
-            external_snat,
-            node_port: true,
-            exclude: Vec::new(),
-            randomize: Randomize::Prng,
-            mark: 0x80,
-            veth_prefix: "eni".to_owned(),
-        };
-        let vpc_cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
-        let facts = SnatFacts { primary_interface: "eth0".to_owned(), primary_ip: NODE, vpc_cidrs };
+        let config = SnatConfig { external_snat, ..snat_config() };
+        let facts = snat_facts(cidrs);
         self.node.run(|| iptables.apply(&config, &facts)).unwrap();
     }
 

@@ -55,7 +55,7 @@ fn each(test: &str, kind: usize, sabotages: &[Sabotage]) {
         let result = world.add(&pod);
         world.works(&pod, &result);
         if let Some((key, value)) = what.strip_prefix("set:").and_then(|setting| setting.split_once('=')) {
-            world.node.inside(|| std::fs::write(format!("/proc/sys/{key}"), value).unwrap());
+            world.node.run(|| std::fs::write(format!("/proc/sys/{key}"), value).unwrap());
         } else if let Some(command) = what.strip_prefix("pod:") {
             pod.ip(command);
         } else {

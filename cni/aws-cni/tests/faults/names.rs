@@ -136,7 +136,7 @@ fn a_taken_veth_name_goes_to_the_new_pod() {
             "another pod" => drop(world.add(&first)),
             "a veth of the host" => drop(make("veth peer name stranger")),
             // The name is inside the pod, and the pod's name on the host.
-            _ => drop(world.node.ip(&format!("link add eth9 type veth peer name {VETH} netns {}", first.0))),
+            _ => drop(world.node.ip(&format!("link add eth9 type veth peer name {VETH} netns {}", first.name()))),
         }
         let result = world.add(&second);
         world.works(&second, &result);
@@ -157,7 +157,7 @@ fn an_interface_that_is_in_the_pod_already_is_an_error() {
     let Some(world) = World::new("an_interface_that_is_in_the_pod_already", KINDS[0]) else { return };
     let pod = world.pod();
     // Of a pair whose other end has another name: not ours to replace.
-    world.node.ip(&format!("link add other type veth peer name eth0 netns {}", pod.0));
+    world.node.ip(&format!("link add other type veth peer name eth0 netns {}", pod.name()));
     let before = world.node.inventory();
     let (code, msg) = error(&world.run("ADD", &path(&pod), None));
     assert!(code == 999 && msg.contains("failed to setup veth network: file exists"), "{code} {msg}");

@@ -14,7 +14,7 @@ fn netns(verb: &str, name: &str) {
 /// Takes the namespace away before the `n`th deed; with `again` another takes its path.
 fn add_without_namespace(world: &World, pod: &Namespace, n: usize, again: bool) -> (crate::trace::Ended, bool) {
     let (mut seen, mut gone) = (0, false);
-    let name = pod.0.clone();
+    let name = pod.name().to_owned();
     let ended = world.traced("ADD", &path(pod), None, |_| {
         if seen == n {
             netns("delete", &name);

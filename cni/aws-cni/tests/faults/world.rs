@@ -106,7 +106,7 @@ impl World {
         judge: impl FnMut(&Deed) -> Verdict + Send,
     ) -> Result<Ended, String> {
         let mut judge = judge;
-        self.node.inside(|| trace::run(&mut Self::command(command, netns), &self.conf(previous), &mut judge))
+        self.node.run(|| trace::run(&mut Self::command(command, netns), &self.conf(previous), &mut judge))
     }
 
     /// Runs the plugin, which may do everything.
@@ -118,7 +118,7 @@ impl World {
         use std::process::Stdio;
 
         let conf = self.conf(previous);
-        self.node.inside(move || {
+        self.node.run(move || {
             let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = command.spawn().unwrap();
             // One that refuses its environment does not read it.
@@ -166,7 +166,7 @@ impl World {
 
 /// Addresses are usable at once: duplicate address detection would take seconds each time.
 fn quick(namespace: &Namespace) {
-    namespace.inside(|| {
+    namespace.run(|| {
         let path = "/proc/sys/net/ipv6/conf/default/accept_dad";
         if std::path::Path::new(path).exists() {
             std::fs::write(path, "0").unwrap();
@@ -190,11 +190,11 @@ pub fn error(ended: &Ended) -> (u64, String) {
 /// A conversation from the node to the pod, both ways.
 fn talk(node: &Namespace, pod: &Namespace, address: IpAddr) {
     let patience = Some(Duration::from_secs(10));
-    let listener = pod.inside(|| TcpListener::bind((address, 0))).unwrap();
+    let listener = pod.run(|| TcpListener::bind((address, 0))).unwrap();
     let target = SocketAddr::new(address, listener.local_addr().unwrap().port());
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut near = loop {
-        match node.inside(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))) {
+        match node.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))) {
             Ok(stream) => break stream,
             Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
         }

@@ -7,15 +7,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use reservoir_net::egress::firewall;
 use reservoir_net::iptables::Iptables;
-use reservoir_net::netns::Netns;
 use reservoir_net::rule::Family;
 use reservoir_net::testing::Inventory;
+pub use reservoir_net::testing::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,62 +22,15 @@ use tempfile::TempDir;
 const PLUGINS: &str = "/usr/lib/cni";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-static COUNTER: AtomicU32 = AtomicU32::new(0);
-
-/// A network namespace of the test's own; gone when dropped.
-pub struct Namespace(pub String);
-
-impl Namespace {
-    fn make() -> Result<Self, String> {
-        let name = format!("rsv-egr-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let made = Command::new("ip").args(["netns", "add", &name]).output().map_err(|e| format!("ip: {e}"))?;
-        if !made.status.success() {
-            return Err(format!("ip netns add: {}", String::from_utf8_lossy(&made.stderr).trim()));
-        }
-        let namespace = Self(name);
-        namespace.ip("link set lo up");
-        Ok(namespace)
-    }
-
-    /// With an eth0, which the plugins before have made.
-    pub fn pod() -> Self {
-        let pod = Self::make().unwrap();
-        pod.ip("link add eth0 type veth peer name far0");
-        pod
-    }
-
-    pub fn has(&self, interface: &str) -> bool {
-        self.ip("-o link show").contains(&format!(" {interface}@"))
-    }
-
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from("/var/run/netns").join(&self.0)
-    }
-
-    pub fn ip(&self, arguments: &str) -> String {
-        self.command("ip", arguments)
-    }
-
-    /// What a program prints inside, blanks at line ends removed.
-    pub fn command(&self, program: &str, arguments: &str) -> String {
-        let output = self.inside(|| Command::new(program).args(arguments.split_whitespace()).output()).unwrap();
-        assert!(output.status.success(), "{program} {arguments}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().lines().map(|l| l.trim_end().to_owned() + "\n").collect()
-    }
-
-    pub fn sysctl(&self, key: &str, value: &str) {
-        self.inside(|| fs::write(format!("/proc/sys/net/{key}"), value)).unwrap();
-    }
-
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        Netns::open(&self.path()).unwrap().run(work).unwrap()
-    }
+/// A pod's namespace with an eth0, which the plugins before have made.
+pub fn pod() -> Namespace {
+    let pod = Namespace::make().unwrap();
+    pod.ip("link add eth0 type veth peer name far0");
+    pod
 }
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
-    }
+pub fn has(namespace: &Namespace, interface: &str) -> bool {
+    namespace.ip("-o link show").contains(&format!(" {interface}@"))
 }
 
 /// A family, and the kind of iptables.
@@ -161,7 +113,7 @@ impl World {
             dir: tempfile::tempdir().map_err(|e| e.to_string())?,
         };
         let program = kind.program();
-        let works = world.node.inside(|| Command::new(&program).args(["-t", "nat", "-S"]).output());
+        let works = world.node.run(|| Command::new(&program).args(["-t", "nat", "-S"]).output());
         if !works.is_ok_and(|output| output.status.success()) {
             return Err(format!("{program} does not work here"));
         }
@@ -178,7 +130,7 @@ impl World {
 
     fn wire(&self) {
         let (node, outside) = (&self.node, &self.outside);
-        node.ip(&format!("link add eth0 type veth peer name eth0 netns {}", outside.0));
+        node.ip(&format!("link add eth0 type veth peer name eth0 netns {}", outside.name()));
         let (length, router, nodad) = match self.kind.family {
             Family::V4 => (19, "10.0.96.1", ""),
             Family::V6 => (64, "2600:1f14:abc:d00::1", " nodad"),
@@ -226,7 +178,7 @@ impl World {
 
     /// Runs the program on the node.
     pub fn plugin(&self, command: &str, container: &str, netns: &str, conf: &Value) -> Output {
-        self.node.inside(|| {
+        self.node.run(|| {
             let mut child = Command::new(env!("CARGO_BIN_EXE_egress-cni"))
                 .env_clear()
                 .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.path().display()))
@@ -304,7 +256,7 @@ impl World {
     /// Everything on the node: interfaces, addresses, routes, rules, firewall.
     pub fn inventory(&self) -> Inventory {
         let program = self.kind.program();
-        self.node.inside(|| Inventory::take().unwrap().with_firewall(&Iptables::detect(&program).unwrap()).unwrap())
+        self.node.run(|| Inventory::take().unwrap().with_firewall(&Iptables::detect(&program).unwrap()).unwrap())
     }
 
     /// Waits until nothing is left compared with `before`: the kernel takes namespaces apart in its own time.
@@ -323,9 +275,9 @@ impl World {
     /// Talks TCP and UDP from a pod to the outside and back; tells who the pod seemed to be there, for each.
     pub fn talk(&self, pod: &Namespace) -> [IpAddr; 2] {
         let outside = self.kind.outside();
-        let listener = self.outside.inside(|| TcpListener::bind((outside, 0))).unwrap();
+        let listener = self.outside.run(|| TcpListener::bind((outside, 0))).unwrap();
         let target: SocketAddr = listener.local_addr().unwrap();
-        let mut near = pod.inside(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap();
+        let mut near = pod.run(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap();
         let (mut far, peer) = listener.accept().unwrap();
         for end in [&near, &far] {
             end.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -337,9 +289,9 @@ impl World {
         near.read_exact(&mut word).unwrap();
         assert_eq!(&word, b"pong");
 
-        let far = self.outside.inside(|| UdpSocket::bind((outside, 0))).unwrap();
+        let far = self.outside.run(|| UdpSocket::bind((outside, 0))).unwrap();
         let any: IpAddr = if outside.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let near = pod.inside(|| UdpSocket::bind((any, 0))).unwrap();
+        let near = pod.run(|| UdpSocket::bind((any, 0))).unwrap();
         for end in [&near, &far] {
             end.set_read_timeout(Some(PATIENCE)).unwrap();
         }
