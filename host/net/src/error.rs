@@ -40,6 +40,10 @@ pub enum Error {
     /// A program such as `iptables-restore` failed or cannot be run.
     #[error("{program}: {message}")]
     Command { program: String, message: String },
+    /// Such a program had no turn: another one holds the lock of iptables, or it hung and was killed. Trying again at once
+    /// is of no use.
+    #[error("{program}: {message}")]
+    Held { program: String, message: String },
 }
 
 impl Error {

@@ -2,32 +2,19 @@
 
 mod support;
 
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use reservoir_net::iptables::{Backend, Iptables, Mode, Randomize, SnatConfig, SnatFacts};
+use reservoir_net::Error;
+use reservoir_net::egress::firewall::{Firewall, SnatRules};
+use reservoir_net::iptables::{Backend, Bound, Iptables, Mode, Randomize, SnatConfig};
 use reservoir_net::rule::Family;
-use support::{Namespace, skip};
+use support::{Namespace, skip, snat_config, snat_facts};
 
 const PROGRAMS: [(&str, Mode); 2] = [("iptables-legacy", Mode::Legacy), ("iptables-nft", Mode::Nft)];
-
-fn config() -> SnatConfig {
-    SnatConfig {
-        external_snat: false,
-        node_port: true,
-        exclude: Vec::new(),
-        randomize: Randomize::Prng,
-        mark: 0x80,
-        veth_prefix: "eni".to_owned(),
-    }
-}
-
-fn facts(cidrs: &[&str]) -> SnatFacts {
-    SnatFacts {
-        primary_interface: "eth0".to_owned(),
-        primary_ip: [10, 0, 96, 10].into(),
-        vpc_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
-    }
-}
 
 /// With connmark rules in the form of iptables, whatever kind it is.
 fn iptables(program: &str) -> Iptables {
@@ -86,10 +73,10 @@ fn sorted(text: &str) -> Vec<&str> {
 fn a_fresh_node_gets_the_rules_of_the_specification_and_a_second_run_writes_nothing() {
     each_kind("a_fresh_node_gets_the_rules", |node, program| {
         let mut iptables = iptables(program);
-        assert!(node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap() > 0);
+        assert!(node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap() > 0);
         let saved = save(node, program);
         assert_eq!(sorted(&saved), sorted(EXAMPLE), "{program}");
-        assert_eq!(node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap(), 0, "{program}");
+        assert_eq!(node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap(), 0, "{program}");
         assert_eq!(save(node, program), saved);
     });
 }
@@ -100,11 +87,12 @@ fn changes_are_minimal_and_leave_the_rules_of_others_alone() {
         let mut iptables = iptables(program);
         node.command(program, "-t nat -N KUBE-SERVICES");
         node.command(program, "-t nat -A PREROUTING -m comment --comment kubernetes -j KUBE-SERVICES");
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.1.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16", "10.1.0.0/16"]))).unwrap();
         node.command(program, "-t nat -A PREROUTING -p tcp --dport 80 -j KUBE-SERVICES");
         let before = save(node, program);
         // One CIDR goes, one comes: a deletion and an insertion in each of two chains.
-        let changes = node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.2.0.0/16"]))).unwrap();
+        let changes =
+            node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16", "10.2.0.0/16"]))).unwrap();
         assert_eq!(changes, 4, "{program}");
         let after = save(node, program);
         assert_eq!(sorted(&before.replace("10.1.0.0/16", "10.2.0.0/16")), sorted(&after), "{program}");
@@ -116,13 +104,13 @@ fn changes_are_minimal_and_leave_the_rules_of_others_alone() {
 fn another_prefix_and_mark_leave_nothing_of_the_old() {
     each_kind("another_prefix_and_mark", |node, program| {
         let mut iptables = iptables(program);
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
-        let other = SnatConfig { veth_prefix: "pod".to_owned(), mark: 0x100, ..config() };
-        node.run(|| iptables.apply(&other, &facts(&["10.0.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap();
+        let other = SnatConfig { veth_prefix: "pod".to_owned(), mark: 0x100, ..snat_config() };
+        node.run(|| iptables.apply(&other, &snat_facts(&["10.0.0.0/16"]))).unwrap();
         let saved = save(node, program);
         let expected = EXAMPLE.replace("eni+", "pod+").replace("0x80", "0x100");
         assert_eq!(sorted(&saved), sorted(&expected), "{program}");
-        assert_eq!(node.run(|| iptables.apply(&other, &facts(&["10.0.0.0/16"]))).unwrap(), 0);
+        assert_eq!(node.run(|| iptables.apply(&other, &snat_facts(&["10.0.0.0/16"]))).unwrap(), 0);
     });
 }
 
@@ -130,15 +118,15 @@ fn another_prefix_and_mark_leave_nothing_of_the_old() {
 fn external_snat_leaves_the_empty_chain_and_the_mangle_rules() {
     each_kind("external_snat", |node, program| {
         let mut iptables = iptables(program);
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
-        let external = SnatConfig { external_snat: true, ..config() };
-        node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap();
+        let external = SnatConfig { external_snat: true, ..snat_config() };
+        node.run(|| iptables.apply(&external, &snat_facts(&["10.0.0.0/16"]))).unwrap();
         let mut expected: Vec<&str> = EXAMPLE.lines().filter(|l| l.contains("primary ENI")).collect();
         expected.push(":AWS-SNAT-CHAIN-0 -");
         expected.sort_unstable();
         let saved = save(node, program);
         assert_eq!(sorted(&saved), expected, "{program}");
-        assert_eq!(node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap(), 0);
+        assert_eq!(node.run(|| iptables.apply(&external, &snat_facts(&["10.0.0.0/16"]))).unwrap(), 0);
     });
 }
 
@@ -158,7 +146,7 @@ fn old_layouts_are_cleaned_up() {
         ] {
             node.command(program, &format!("-t nat {command}"));
         }
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap();
         let removed = node.run(|| iptables.remove_stale_chains()).unwrap();
         assert_eq!(removed.len(), 2, "{removed:?}");
         assert_eq!(node.run(|| iptables.remove_stale_chains()).unwrap(), Vec::<String>::new());
@@ -178,7 +166,7 @@ fn the_nftables_form_of_the_connmark_rules_is_removed() {
         node.command("nft", "add table ip aws-cni");
         node.command("nft", "add table ip other");
         let mut iptables = iptables(program);
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap();
         let tables = node.command("nft", "list tables");
         assert!(!tables.contains("aws-cni") && tables.contains("table ip other"), "{tables}");
     });
@@ -189,9 +177,9 @@ fn bad_input_is_refused_before_anything_is_written() {
     each_kind("bad_input_is_refused", |node, program| {
         let mut iptables = iptables(program);
         for (config, facts, named) in [
-            (SnatConfig { veth_prefix: String::new(), ..config() }, facts(&["10.0.0.0/16"]), "veth prefix"),
-            (SnatConfig { mark: 0, ..config() }, facts(&["10.0.0.0/16"]), "connection mark"),
-            (config(), facts(&[]), "exemptCIDRs cannot be empty"),
+            (SnatConfig { veth_prefix: String::new(), ..snat_config() }, snat_facts(&["10.0.0.0/16"]), "veth prefix"),
+            (SnatConfig { mark: 0, ..snat_config() }, snat_facts(&["10.0.0.0/16"]), "connection mark"),
+            (snat_config(), snat_facts(&[]), "exemptCIDRs cannot be empty"),
         ] {
             let error = node.run(|| iptables.apply(&config, &facts)).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
@@ -229,15 +217,15 @@ fn the_nftables_form_is_as_specified_and_a_second_run_writes_nothing() {
             return;
         }
         let mut iptables = Iptables::detect(program).unwrap().with_backend(Backend::Nftables);
-        let facts = facts(&["10.0.0.0/16", "100.64.0.0/16"]);
-        assert!(node.run(|| iptables.apply(&config(), &facts)).unwrap() > 0);
+        let facts = snat_facts(&["10.0.0.0/16", "100.64.0.0/16"]);
+        assert!(node.run(|| iptables.apply(&snat_config(), &facts)).unwrap() > 0);
         let listed = node.command("nft", "list table ip aws-cni");
         assert_eq!(listed, nft_table(&["100.64.0.0/16", "10.0.0.0/16"]), "{program}");
         let saved = save(node, program);
         assert!(!saved.contains("CONNMARK-CHAIN") && !saved.contains("\"AWS, CONNMARK\""), "{saved}");
         assert!(saved.contains("-j SNAT --to-source 10.0.96.10 --random-fully"), "{saved}");
         let handles = node.command("nft", "-a list table ip aws-cni");
-        assert_eq!(node.run(|| iptables.apply(&config(), &facts)).unwrap(), 0, "{program}");
+        assert_eq!(node.run(|| iptables.apply(&snat_config(), &facts)).unwrap(), 0, "{program}");
         assert_eq!(node.command("nft", "-a list table ip aws-cni"), handles, "not even made again");
     });
 }
@@ -249,12 +237,15 @@ fn a_changed_list_changes_one_rule_of_the_nftables_form() {
             return;
         }
         let mut iptables = Iptables::detect(program).unwrap().with_backend(Backend::Nftables);
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.1.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16", "10.1.0.0/16"]))).unwrap();
         node.command("nft", "add rule ip aws-cni snat-mark counter drop");
         node.command("nft", "add table ip other");
         node.command("nft", "add chain ip other mine");
         // One CIDR in each of two places, and the rule of a stranger.
-        assert_eq!(node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16", "10.2.0.0/16"]))).unwrap(), 5);
+        assert_eq!(
+            node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16", "10.2.0.0/16"]))).unwrap(),
+            5
+        );
         let listed = node.command("nft", "list table ip aws-cni");
         assert_eq!(listed, nft_table(&["10.2.0.0/16", "10.0.0.0/16"]), "{program}");
         assert!(node.command("nft", "list tables").contains("table ip other"));
@@ -267,15 +258,15 @@ fn each_form_of_connmark_rules_replaces_the_other() {
         if !has_nft("each_form_of_connmark_rules_replaces_the_other") {
             return;
         }
-        let facts = facts(&["10.0.0.0/16"]);
+        let facts = snat_facts(&["10.0.0.0/16"]);
         let detect = |backend| Iptables::detect(program).unwrap().with_backend(backend);
-        node.run(|| detect(Backend::Iptables).apply(&config(), &facts)).unwrap();
+        node.run(|| detect(Backend::Iptables).apply(&snat_config(), &facts)).unwrap();
         assert!(save(node, program).contains("AWS-CONNMARK-CHAIN-0"));
-        node.run(|| detect(Backend::Nftables).apply(&config(), &facts)).unwrap();
+        node.run(|| detect(Backend::Nftables).apply(&snat_config(), &facts)).unwrap();
         let saved = save(node, program);
         assert!(!saved.contains("AWS-CONNMARK-CHAIN-0") && !saved.contains("AWS, outbound"), "{saved}");
         assert_eq!(node.command("nft", "list table ip aws-cni"), nft_table(&["10.0.0.0/16"]));
-        node.run(|| detect(Backend::Iptables).apply(&config(), &facts)).unwrap();
+        node.run(|| detect(Backend::Iptables).apply(&snat_config(), &facts)).unwrap();
         assert_eq!(sorted(&save(node, program)), sorted(EXAMPLE));
         assert!(!node.command("nft", "list tables").contains("aws-cni"));
     });
@@ -288,11 +279,11 @@ fn external_snat_removes_the_nftables_form() {
             return;
         }
         let mut iptables = Iptables::detect(program).unwrap().with_backend(Backend::Nftables);
-        node.run(|| iptables.apply(&config(), &facts(&["10.0.0.0/16"]))).unwrap();
-        let external = SnatConfig { external_snat: true, ..config() };
-        node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap();
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap();
+        let external = SnatConfig { external_snat: true, ..snat_config() };
+        node.run(|| iptables.apply(&external, &snat_facts(&["10.0.0.0/16"]))).unwrap();
         assert!(!node.command("nft", "list tables").contains("aws-cni"));
-        assert_eq!(node.run(|| iptables.apply(&external, &facts(&["10.0.0.0/16"]))).unwrap(), 0);
+        assert_eq!(node.run(|| iptables.apply(&external, &snat_facts(&["10.0.0.0/16"]))).unwrap(), 0);
     });
 }
 
@@ -342,5 +333,102 @@ fn node_local_egress_addresses_are_blocked_before_the_rules_of_others() {
             assert_eq!(node.run(|| iptables.block_node_local(family, false)).unwrap(), 1);
             assert!(rules().is_empty());
         });
+    }
+}
+
+/// A directory of the test's own; gone when dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("rsv-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Programs `<name>`, `<name>-save` and `<name>-restore` that run this script.
+    fn programs(&self, name: &str, script: impl Fn(&str) -> String) -> String {
+        for end in ["", "-save", "-restore"] {
+            let place = self.0.join(format!("{name}{end}"));
+            fs::write(&place, format!("#!/bin/sh\n{}\n", script(end))).unwrap();
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn hold(lock: &Path) -> File {
+    let file = File::create(lock).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}
+
+fn pod() -> SnatRules {
+    SnatRules {
+        network: "aws-cni".to_owned(),
+        container: "c1".to_owned(),
+        pod: [169, 254, 172, 2].into(),
+        node: [10, 0, 96, 10].into(),
+        randomize: Randomize::Prng,
+    }
+}
+
+#[test]
+fn another_program_that_keeps_the_lock_is_not_waited_for_without_end() {
+    let Some(node) = Namespace::new("another_program_that_keeps_the_lock") else { return };
+    let directory = Directory::new("locked");
+    let lock = directory.0.join("lock");
+    // A lock of the test's own: that of this machine is others'.
+    let program = directory
+        .programs("iptables", |end| format!("XTABLES_LOCKFILE={} exec iptables-legacy{end} \"$@\"", lock.display()));
+    let works = node.run(|| Command::new(&program).args(["-t", "nat", "-S"]).output());
+    if !works.is_ok_and(|o| o.status.success()) {
+        let _: Option<()> = skip("another_program_that_keeps_the_lock", "iptables-legacy does not work here");
+        return;
+    }
+    let bound = Bound { lock: 1, end: Duration::from_secs(20) };
+    let mut iptables = iptables(&program).within(bound);
+    let firewall = Firewall::with_program(&program).within(bound);
+    let held = hold(&lock);
+    let begun = Instant::now();
+    for error in [
+        node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"])).map(drop)).unwrap_err(),
+        node.run(|| iptables.block_node_local(Family::V4, true).map(drop)).unwrap_err(),
+        node.run(|| firewall.add(&pod())).unwrap_err(),
+    ] {
+        assert!(matches!(error.root(), Error::Held { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("waited 1 s for another program's lock") && text.contains("lsof "), "{text}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "waited {:?}: more than once each", begun.elapsed());
+    drop(held);
+    assert!(node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap() > 0);
+    node.run(|| firewall.add(&pod())).unwrap();
+    assert_eq!(node.run(|| iptables.apply(&snat_config(), &snat_facts(&["10.0.0.0/16"]))).unwrap(), 0);
+}
+
+#[test]
+fn a_program_that_hangs_is_killed() {
+    let directory = Directory::new("hanging");
+    let bound = Bound { lock: 1, end: Duration::from_secs(1) };
+    for what in ["", "-save", "-restore"] {
+        let program = directory.programs("iptables", |end| {
+            let script = if end == what { "sleep 600" } else { "echo 'iptables v1.8.9 (legacy)'" };
+            script.to_owned()
+        });
+        let begun = Instant::now();
+        let tried = match what {
+            "" => Firewall::with_program(&program).within(bound).add(&pod()),
+            _ => iptables(&program).within(bound).apply(&snat_config(), &snat_facts(&["10.0.0.0/16"])).map(drop),
+        };
+        let text = tried.unwrap_err().to_string();
+        assert!(text.contains(&format!("iptables{what}: did not end within 1 s and was killed")), "{text}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     }
 }

@@ -10,9 +10,10 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha512};
 
 use crate::error::Error;
+use crate::iptables::command::Programs;
 use crate::iptables::diff::{self, Edit};
 use crate::iptables::ruleset::{self, Rule, Table};
-use crate::iptables::{Randomize, Version, command};
+use crate::iptables::{Bound, Randomize};
 use crate::rule::Family;
 
 const NAT: &str = "nat";
@@ -120,7 +121,7 @@ pub fn plan_remove(chain: &str, nat: &Table) -> Vec<Edit> {
 /// The programs of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Firewall {
-    program: String,
+    programs: Programs,
 }
 
 impl Firewall {
@@ -136,16 +137,26 @@ impl Firewall {
     /// A program of a certain kind, such as `ip6tables-nft`.
     #[must_use]
     pub fn with_program(program: &str) -> Self {
-        Self { program: program.to_owned() }
+        Self { programs: Programs::new(program) }
+    }
+
+    /// Gives the programs so much time instead.
+    #[must_use]
+    pub fn within(self, bound: Bound) -> Self {
+        Self { programs: self.programs.within(bound) }
     }
 
     /// Makes a pod's chain and rules, as far as they are not there.
     ///
     /// # Errors
-    /// [`Error::Command`]; nothing has changed.
+    /// [`Error::Command`], [`Error::Held`]; nothing has changed.
     pub fn add(&self, rules: &SnatRules) -> Result<(), Error> {
-        let version = command::run(&self.program, &["--version"], None)?;
-        let has_random_fully = Version::parse(&version).is_some_and(Version::has_random_fully);
+        let has_random_fully = match self.programs.version() {
+            Ok(version) => version.has_random_fully(),
+            // One that says something else is taken for an old one.
+            Err(Error::Command { .. }) => false,
+            Err(error) => return Err(error),
+        };
         let chain = chain(Family::of(rules.pod), &rules.network, &rules.container);
         self.write(&plan_add(&rules.rules(has_random_fully), &self.read(&chain)?))
     }
@@ -153,7 +164,7 @@ impl Firewall {
     /// Removes a pod's chain and the rules that lead to it. That they are gone already is fine.
     ///
     /// # Errors
-    /// [`Error::Command`]; nothing has changed.
+    /// As [`Firewall::add`].
     pub fn remove(&self, chain: &str) -> Result<(), Error> {
         self.write(&plan_remove(chain, &self.read(chain)?))
     }
@@ -162,7 +173,7 @@ impl Firewall {
     fn read(&self, chain: &str) -> Result<Table, Error> {
         let mut text = format!("*{NAT}\n");
         for chain in [POSTROUTING, chain] {
-            let listed = command::look(&self.program, &["-t", NAT, "-S", chain, "--wait"])?;
+            let listed = self.programs.rules(NAT, chain)?;
             for line in listed.iter().flat_map(|text| text.lines()) {
                 // A chain is `-N chain` or `-P chain policy` here, `:chain …` in what the parser knows.
                 let named = line.strip_prefix("-N ").or_else(|| line.strip_prefix("-P "));
@@ -176,11 +187,7 @@ impl Firewall {
     }
 
     fn write(&self, edits: &[Edit]) -> Result<(), Error> {
-        if edits.is_empty() {
-            return Ok(());
-        }
-        let restore = format!("{}-restore", self.program);
-        command::run(&restore, &["--noflush", "--wait"], Some(&diff::script(NAT, edits))).map(drop)
+        if edits.is_empty() { Ok(()) } else { self.programs.restore(&diff::script(NAT, edits)) }
     }
 }
 

@@ -1,10 +1,28 @@
 //! The programs `iptables`, `iptables-save` and `iptables-restore`.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
+use std::time::Duration;
 
+use super::child;
 use crate::error::Error;
 use crate::writes;
+
+/// How long the programs may take. What a program was to change when its time was over is changed as a whole or not at
+/// all: it is one step to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// To wait for another program that holds the lock of iptables, in seconds. kube-proxy holds it for seconds on a node
+    /// with thousands of services.
+    pub lock: u32,
+    /// In all; whoever takes longer is killed.
+    pub end: Duration,
+}
+
+impl Default for Bound {
+    fn default() -> Self {
+        Self { lock: 20, end: Duration::from_secs(30) }
+    }
+}
 
 /// Which kernel interface the programs use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,18 +75,24 @@ impl Version {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Programs {
+/// `iptables` or one like it, and its `-save` and `-restore`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Programs {
     iptables: String,
+    bound: Bound,
 }
 
 impl Programs {
-    pub(super) fn new(iptables: &str) -> Self {
-        Self { iptables: iptables.to_owned() }
+    pub(crate) fn new(iptables: &str) -> Self {
+        Self { iptables: iptables.to_owned(), bound: Bound::default() }
     }
 
-    pub(super) fn version(&self) -> Result<Version, Error> {
-        let text = run(&self.iptables, &["--version"], None)?;
+    pub(crate) fn within(self, bound: Bound) -> Self {
+        Self { bound, ..self }
+    }
+
+    pub(crate) fn version(&self) -> Result<Version, Error> {
+        let text = self.run("", &["--version"], None)?;
         Version::parse(&text).ok_or_else(|| Error::Command {
             program: self.iptables.clone(),
             message: format!("--version says {:?}, which names no version", text.trim()),
@@ -76,64 +100,69 @@ impl Programs {
     }
 
     pub(super) fn save(&self, table: &str) -> Result<String, Error> {
-        run(&format!("{}-save", self.iptables), &["-t", table], None)
+        self.run("-save", &["-t", table], None)
     }
 
     /// All tables that there are; unlike [`Programs::save`] it makes none by looking.
     pub(super) fn save_present(&self) -> Result<String, Error> {
-        run(&format!("{}-save", self.iptables), &[], None)
+        self.run("-save", &[], None)
     }
 
-    pub(super) fn restore(&self, script: &str) -> Result<(), Error> {
+    /// The rules of one chain, as `-S` shows them; none where there is no such chain.
+    pub(crate) fn rules(&self, table: &str, chain: &str) -> Result<Option<String>, Error> {
+        let output = self.output("", &["-t", table, "-S", chain, "--wait", &self.bound.lock.to_string()], None)?;
+        // What iptables says of what is not there.
+        if output.status.code() == Some(1) { Ok(None) } else { self.printed("", output).map(Some) }
+    }
+
+    pub(crate) fn restore(&self, script: &str) -> Result<(), Error> {
         writes::count(|w| w.firewall += 1);
-        run(&format!("{}-restore", self.iptables), &["--noflush", "--wait"], Some(script)).map(drop)
+        let arguments = ["--noflush", "--wait", &self.bound.lock.to_string()];
+        self.run("-restore", &arguments, Some(script)).map(drop)
     }
-}
 
-/// Runs a program to its end and returns what it printed.
-///
-/// # Errors
-/// [`Error::Command`], with what it said on stderr.
-pub(crate) fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, Error> {
-    printed(program, output(program, arguments, input)?)
-}
+    /// Runs a program to its end and returns what it printed.
+    fn run(&self, suffix: &str, arguments: &[&str], input: Option<&str>) -> Result<String, Error> {
+        self.printed(suffix, self.output(suffix, arguments, input)?)
+    }
 
-/// As [`run`], for a question about something that may be absent: what iptables says with exit code 1.
-///
-/// # Errors
-/// As `run`.
-pub(crate) fn look(program: &str, arguments: &[&str]) -> Result<Option<String>, Error> {
-    let output = output(program, arguments, None)?;
-    if output.status.code() == Some(1) { Ok(None) } else { printed(program, output).map(Some) }
-}
+    fn output(&self, suffix: &str, arguments: &[&str], input: Option<&str>) -> Result<Output, Error> {
+        let program = format!("{}{suffix}", self.iptables);
+        let mut command = Command::new(&program);
+        command.args(arguments).env("LC_ALL", "C");
+        match child::run(&mut command, input, self.bound.end) {
+            Ok(Some(output)) => Ok(output),
+            Ok(None) => {
+                let seconds = self.bound.end.as_secs_f64();
+                let message = format!("did not end within {seconds} s and was killed; {}", who_holds());
+                Err(Error::Held { program, message })
+            }
+            Err(error) => {
+                let message = format!("cannot be run: {error}; is iptables installed?");
+                Err(Error::Command { program, message })
+            }
+        }
+    }
 
-fn output(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Output, Error> {
-    let cannot = |error: std::io::Error| Error::Command {
-        program: program.to_owned(),
-        message: format!("cannot be run: {error}; is iptables installed?"),
-    };
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(cannot)?;
-    // Our scripts are far smaller than what the program reads before it answers. If it dies first, its exit tells more
-    // than the broken pipe.
-    let _broken_pipe = input.zip(child.stdin.take()).map(|(text, mut pipe)| pipe.write_all(text.as_bytes()));
-    child.wait_with_output().map_err(cannot)
-}
-
-fn printed(program: &str, output: Output) -> Result<String, Error> {
-    if !output.status.success() {
+    fn printed(&self, suffix: &str, output: Output) -> Result<String, Error> {
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let program = format!("{}{suffix}", self.iptables);
         let stderr = String::from_utf8_lossy(&output.stderr);
+        if stderr.contains("xtables lock") {
+            let seconds = self.bound.lock;
+            let message = format!("waited {seconds} s for another program's lock in vain; {}", who_holds());
+            return Err(Error::Held { program, message });
+        }
         let message = format!("{}: {}", output.status, stderr.trim());
-        return Err(Error::Command { program: program.to_owned(), message });
+        Err(Error::Command { program, message })
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn who_holds() -> String {
+    let lock = std::env::var("XTABLES_LOCKFILE").unwrap_or_else(|_| "/run/xtables.lock".to_owned());
+    format!("the program that holds the lock of iptables must end: `lsof {lock}` names it")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! by one `iptables-restore --noflush` per table, which the kernel takes as a whole or not at all. A run that finds
 //! everything right writes nothing, so there is no moment without SNAT. Rules of others are never touched.
 
+mod child;
 pub(crate) mod command;
 pub mod desired;
 pub mod diff;
@@ -23,7 +24,7 @@ use command::Programs;
 use desired::DesiredChain;
 use ruleset::Table;
 
-pub use command::{Backend, Mode, Version};
+pub use command::{Backend, Bound, Mode, Version};
 pub use once::Once;
 
 /// How often a table is read and written when others change it meanwhile.
@@ -93,6 +94,12 @@ impl Iptables {
         Self { backend, ..self }
     }
 
+    /// Gives the programs so much time instead.
+    #[must_use]
+    pub fn within(self, bound: Bound) -> Self {
+        Self { programs: self.programs.within(bound), ..self }
+    }
+
     /// The form of the connmark rules (spec 04 §11.1).
     #[must_use]
     pub fn backend(&self) -> Backend {
@@ -109,7 +116,8 @@ impl Iptables {
     ///
     /// # Errors
     /// [`Error::Invalid`] for what cannot be right, before anything is written; [`Error::Command`] for what iptables
-    /// says, the kernel's for nftables. A table is changed as a whole or not at all; trying again is safe.
+    /// says, [`Error::Held`] where it has no turn, the kernel's for nftables. A table is changed as a whole or not at all;
+    /// trying again is safe.
     pub fn apply(&mut self, config: &SnatConfig, facts: &SnatFacts) -> Result<usize, Error> {
         let desired = desired::rules(config, facts, self.version.has_random_fully())?;
         let (marking, others): (Vec<_>, Vec<_>) = desired.into_iter().partition(DesiredChain::is_connmark);
@@ -235,7 +243,9 @@ fn write_with(
                     return Ok(done);
                 }
             }
-            Err(error) if attempt == ATTEMPTS => return Err(error.within(format!("changing table {table}"))),
+            Err(error) if attempt == ATTEMPTS || matches!(error, Error::Held { .. }) => {
+                return Err(error.within(format!("changing table {table}")));
+            }
             // Somebody changed the table between our reading and writing.
             Err(error) => {
                 tracing::debug!(%error, table, attempt, "iptables-restore failed, reading again");
