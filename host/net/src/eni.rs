@@ -126,10 +126,15 @@ pub fn plan(setup: &EniSetup, facts: &EniFacts) -> Result<Vec<Step>, Error> {
     }
     // With the address, or when the interface comes up, the kernel makes the connected route.
     let will_appear = steps.iter().any(|s| matches!(s.op, Op::AddressAdd { .. } | Op::LinkUp { .. }));
-    let is_there = |r: &RouteInfo| r.table == table::MAIN && r.destination == setup.subnet.into();
+    let connected = connected(setup, device);
+    // One with another source is another address's, and would not be found.
+    let is_there = |r: &RouteInfo| {
+        (r.table, r.destination) == (connected.table, connected.destination)
+            && (connected.source.is_none() || (r.source == connected.source && r.on_link))
+    };
     if will_appear || facts.routes.iter().any(is_there) {
         steps.push(
-            Step::host(Op::RouteDel(connected(setup, device)))
+            Step::host(Op::RouteDel(connected))
                 .tolerate(&[Errno::SRCH])
                 .context(format!("unable to delete default route {} for source IP {}", setup.subnet, setup.primary_ip)),
         );
@@ -145,7 +150,8 @@ pub fn plan(setup: &EniSetup, facts: &EniFacts) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-fn plan_link(link: &LinkInfo, mtu: u32) -> Vec<Step> {
+/// The steps of [`bring_up`].
+pub(crate) fn plan_link(link: &LinkInfo, mtu: u32) -> Vec<Step> {
     let device = &link.name;
     let mut steps = Vec::new();
     if link.mtu != mtu {

@@ -265,6 +265,19 @@ pub enum OnFailure {
 /// # Errors
 /// The first failure, or with [`OnFailure::Continue`] all of them.
 pub fn apply(steps: &[Step], executor: &mut impl Executor, on_failure: OnFailure) -> Result<(), Error> {
+    apply_telling(steps, executor, on_failure, |_| {})
+}
+
+/// As [`apply`]; `changed` hears of each step that changed something. A refusal that is as good as success has not.
+///
+/// # Errors
+/// As `apply`.
+pub fn apply_telling(
+    steps: &[Step],
+    executor: &mut impl Executor,
+    on_failure: OnFailure,
+    mut changed: impl FnMut(&Step),
+) -> Result<(), Error> {
     let mut failures = Vec::new();
     let mut rest = steps;
     while let Some(first) = rest.first() {
@@ -284,9 +297,15 @@ pub fn apply(steps: &[Step], executor: &mut impl Executor, on_failure: OnFailure
                 outcome = once(step, executor);
             }
             let busy = outcome.is_err_and(|errno| step.is_transient(errno));
-            let outcome = finish(step, outcome, executor);
+            let outcome = tried(step, outcome, executor);
             late |= busy && outcome.is_ok();
-            if let Err(errno) = outcome
+            let last = if outcome.is_ok() {
+                changed(step);
+                repeated(step, executor)
+            } else {
+                outcome
+            };
+            if let Err(errno) = last
                 && !step.tolerates(errno)
             {
                 failures.push(step.error(errno));
@@ -299,8 +318,8 @@ pub fn apply(steps: &[Step], executor: &mut impl Executor, on_failure: OnFailure
     Error::collect(failures)
 }
 
-/// Further attempts of a step that failed, further rounds of one that repeats.
-fn finish(step: &Step, outcome: Result<(), Errno>, executor: &mut impl Executor) -> Result<(), Errno> {
+/// Further attempts of a step that failed.
+fn tried(step: &Step, outcome: Result<(), Errno>, executor: &mut impl Executor) -> Result<(), Errno> {
     let mut outcome = not_transient(step, outcome, executor);
     for failed in 1..step.attempts {
         match outcome {
@@ -311,6 +330,12 @@ fn finish(step: &Step, outcome: Result<(), Errno>, executor: &mut impl Executor)
             _ => break,
         }
     }
+    outcome
+}
+
+/// Further rounds of a step that repeats.
+fn repeated(step: &Step, executor: &mut impl Executor) -> Result<(), Errno> {
+    let mut outcome = Ok(());
     while step.repeat && outcome.is_ok() {
         let again = once(step, executor);
         outcome = not_transient(step, again, executor);
@@ -446,6 +471,24 @@ mod tests {
         assert_eq!(outcome, Ok(()));
         let devices: Vec<&str> = asked.iter().filter_map(|text| text.split(' ').nth(2)).collect();
         assert_eq!(devices, ["a", "b", "c", "a", "b"]);
+    }
+
+    #[test]
+    fn only_what_changed_something_is_told() {
+        let told = |step: Step, answers: &[Result<(), Errno>]| {
+            let mut executor = Scripted { answers: answers.to_vec(), ..Scripted::default() };
+            let mut changed = 0;
+            let outcome = apply_telling(&[step], &mut executor, OnFailure::Stop, |_| changed += 1);
+            (outcome.is_ok(), changed)
+        };
+        assert_eq!(told(up("a"), &[Ok(())]), (true, 1));
+        assert_eq!(told(up("a"), &[Err(Errno::NODEV)]), (false, 0));
+        assert_eq!(told(up("a").tolerate(&[Errno::NODEV]), &[Err(Errno::NODEV)]), (true, 0));
+        assert_eq!(told(up("a").tolerate_anything(), &[Err(Errno::NODEV)]), (true, 0));
+        let all = || up("a").until_absent();
+        assert_eq!(told(all(), &[Err(Errno::NOENT)]), (true, 0));
+        assert_eq!(told(all(), &[Ok(()), Ok(()), Err(Errno::NOENT)]), (true, 1), "however often");
+        assert_eq!(told(all(), &[Ok(()), Err(Errno::PERM)]), (false, 1));
     }
 
     #[test]

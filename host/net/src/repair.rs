@@ -19,7 +19,7 @@ use crate::kernel::Kernel;
 use crate::links;
 use crate::mac::MacAddr;
 use crate::netlink::reply::LinkInfo;
-use crate::plan::{Executor, OnFailure, Op, Side, Step, apply};
+use crate::plan::{Executor, OnFailure, Op, Side, Step, apply_telling};
 use crate::rule::Family;
 use crate::sysctl;
 
@@ -85,6 +85,8 @@ pub struct Outcome {
     pub done: Vec<Repair>,
     /// What could not be put right, each to be tried again with the next comparison.
     pub failed: Vec<(Repair, Error)>,
+    /// Why something could not be looked at.
+    pub unseen: Vec<Error>,
 }
 
 impl Outcome {
@@ -92,26 +94,26 @@ impl Outcome {
     pub fn join(&mut self, other: Self) {
         self.done.extend(other.done);
         self.failed.extend(other.failed);
+        self.unseen.extend(other.unseen);
     }
 
     /// Nothing was amiss.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.failed.is_empty()
+        self.done.is_empty() && self.failed.is_empty() && self.unseen.is_empty()
     }
 }
 
-/// Carries steps out one by one: which of them were done must be told, and they are few.
+/// Carries steps out one by one: which of them were done must be told, and they are few. What turned out to be right
+/// already, or gone, was no repair.
 fn carry_out(steps: &[Step], executor: &mut impl Executor, on_failure: OnFailure) -> Outcome {
     let mut outcome = Outcome::default();
     for step in steps {
-        match apply(std::slice::from_ref(step), executor, OnFailure::Stop) {
-            Ok(()) => outcome.done.push(Repair::of(step)),
-            Err(error) => {
-                outcome.failed.push((Repair::of(step), error));
-                if on_failure == OnFailure::Stop {
-                    break;
-                }
+        let changed = |step: &Step| outcome.done.push(Repair::of(step));
+        if let Err(error) = apply_telling(std::slice::from_ref(step), executor, OnFailure::Stop, changed) {
+            outcome.failed.push((Repair::of(step), error));
+            if on_failure == OnFailure::Stop {
+                break;
             }
         }
     }
@@ -151,19 +153,66 @@ fn is_set(op: &Op) -> bool {
     }
 }
 
-/// Secondary interfaces. One that is not there (any more) has nothing to be repaired.
+/// A secondary interface as it must stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secondary {
+    Programmed(EniSetup),
+    /// A trunk without an address of the pods' family: up, with this MTU ([`eni::bring_up`]).
+    Bare {
+        mac: MacAddr,
+        mtu: u32,
+    },
+}
+
+impl Secondary {
+    #[must_use]
+    pub fn mac(&self) -> MacAddr {
+        match self {
+            Self::Programmed(setup) => setup.mac,
+            Self::Bare { mac, .. } => *mac,
+        }
+    }
+
+    /// The table of its routes, if it has any.
+    #[must_use]
+    pub fn table(&self) -> Option<u32> {
+        match self {
+            Self::Programmed(setup) => Some(setup.table),
+            Self::Bare { .. } => None,
+        }
+    }
+
+    fn plan(&self, link: LinkInfo, kernel: &mut Kernel) -> Result<Vec<Step>, Error> {
+        match self {
+            Self::Programmed(setup) => eni::plan(setup, &eni::look(setup, link, kernel)?),
+            Self::Bare { mtu, .. } => Ok(eni::plan_link(&link, *mtu)),
+        }
+    }
+}
+
+impl From<EniSetup> for Secondary {
+    fn from(setup: EniSetup) -> Self {
+        Self::Programmed(setup)
+    }
+}
+
+/// Secondary interfaces. One that is not there (any more) has nothing to be repaired; that one cannot be looked at does
+/// not keep the others from it.
 ///
 /// # Errors
-/// The kernel's.
-pub fn interfaces<'a>(setups: impl IntoIterator<Item = &'a EniSetup>) -> Result<Outcome, Error> {
+/// The kernel's, before anything was looked at.
+pub fn interfaces<'a>(secondaries: impl IntoIterator<Item = &'a Secondary>) -> Result<Outcome, Error> {
     let mut kernel = Kernel::host()?;
     let links = kernel.links(Side::Host)?;
     let mut outcome = Outcome::default();
-    for setup in setups {
-        let Ok(link) = links::find(&links, setup.mac) else { continue };
-        let facts = eni::look(setup, link, &mut kernel)?;
-        // What comes later in the plan stands on what comes first.
-        outcome.join(carry_out(&eni::plan(setup, &facts)?, &mut kernel, OnFailure::Stop));
+    for secondary in secondaries {
+        let Ok(link) = links::find(&links, secondary.mac()) else { continue };
+        let name = link.name.clone();
+        match secondary.plan(link, &mut kernel) {
+            // What comes later in the plan stands on what comes first.
+            Ok(steps) => outcome.join(carry_out(&steps, &mut kernel, OnFailure::Stop)),
+            Err(error) => outcome.unseen.push(error.within(name)),
+        }
     }
     Ok(outcome)
 }

@@ -9,35 +9,19 @@ use reservoir_net::eni::{self, EniSetup};
 use reservoir_net::host::{self, HostConfig};
 use reservoir_net::news::{self, News};
 use reservoir_net::repair::pods::{FirstNames, Memory, Pod};
-use reservoir_net::repair::{self, Kind, Ours, Outcome};
+use reservoir_net::repair::{self, Kind, Ours, Outcome, Secondary};
 use reservoir_net::rule::Family;
 use reservoir_net::writes::{self, Writes};
-use reservoir_net::{MacAddr, names, table};
-use support::Namespace;
+use reservoir_net::{names, table};
+use support::{CONFIG, Namespace, PRIMARY, mac, secondary};
 
-const PRIMARY: &str = "02:00:00:00:00:01";
-const SECONDARY: &str = "02:00:00:00:00:02";
 const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 97, 31);
-const CONFIG: HostConfig = HostConfig {
-    mtu: 1500,
-    node_port: true,
-    external_snat: false,
-    mark: 0x80,
-    disable_tcp_early_demux: false,
-    family: Family::V4,
-    v6_egress: false,
-    strict_branches: false,
-};
-
-fn mac(text: &str) -> MacAddr {
-    text.parse().unwrap()
-}
 
 /// A node with two interfaces and a pod on the second.
 struct Node {
     netns: Namespace,
     config: HostConfig,
-    enis: Vec<EniSetup>,
+    enis: Vec<Secondary>,
     pods: Vec<Pod>,
     veth: String,
     memory: Memory,
@@ -48,17 +32,9 @@ impl Node {
         let netns = Namespace::new(test)?;
         netns.attach("eth0", PRIMARY);
         netns.ip("link set eth0 up");
-        netns.attach("eth1", SECONDARY);
-        let table = table::of_interface(0, 1);
-        let setup = EniSetup {
-            mac: mac(SECONDARY),
-            primary_ip: Ipv4Addr::new(10, 0, 100, 20).into(),
-            subnet: "10.0.96.0/19".parse().unwrap(),
-            mtu: 1400,
-            table,
-            rule_configured: false,
-            trunk: false,
-        };
+        netns.attach("eth1", support::SECONDARY);
+        let setup = secondary();
+        let table = setup.table;
         netns.run(|| {
             host::set_up(&CONFIG, mac(PRIMARY)).unwrap();
             host::set_external_services(&["10.200.0.0/16".parse().unwrap()]).unwrap();
@@ -73,7 +49,7 @@ impl Node {
         netns.ip(&format!("rule add to {POD} priority 512 lookup main"));
         netns.ip(&format!("rule add from {POD} priority 1536 lookup {table}"));
         let pod = Pod { address: POD.into(), table, suffix: Some(suffix), since: 1, settled: false };
-        let (enis, pods, memory) = (vec![setup], vec![pod], Memory::default());
+        let (enis, pods, memory) = (vec![setup.into()], vec![pod], Memory::default());
         Some(Self { netns, config: CONFIG, enis, pods, veth, memory })
     }
 
@@ -86,10 +62,8 @@ impl Node {
                 let (_, mut all) = repair::host(config, mac(PRIMARY), Some(&external)).unwrap();
                 let more = repair::interfaces(&*enis).unwrap();
                 let checked = repair::pods::check(config.family, pods, memory, &FirstNames::default(), true).unwrap();
-                for outcome in [more, checked.outcome] {
-                    all.done.extend(outcome.done);
-                    all.failed.extend(outcome.failed);
-                }
+                all.join(more);
+                all.join(checked.outcome);
                 all
             })
         });
@@ -104,8 +78,16 @@ impl Node {
 
     fn repaired(&mut self) -> Vec<String> {
         let (outcome, _) = self.repair();
-        assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+        assert!(outcome.failed.is_empty() && outcome.unseen.is_empty(), "{outcome:?}");
         outcome.done.iter().map(ToString::to_string).collect()
+    }
+
+    /// What its second interface is to be.
+    fn secondary(&mut self) -> &mut EniSetup {
+        match &mut self.enis[0] {
+            Secondary::Programmed(setup) => setup,
+            Secondary::Bare { .. } => panic!("it is no trunk"),
+        }
     }
 }
 
@@ -212,6 +194,58 @@ fn interfaces_are_known_by_their_mac_addresses() {
 }
 
 #[test]
+fn a_trunk_without_an_address_stays_up() {
+    let Some(mut node) = Node::new("a_trunk_without_an_address_stays_up") else { return };
+    const TRUNK: &str = "02:00:00:00:00:03";
+    node.netns.attach("eth2", TRUNK);
+    node.enis.push(Secondary::Bare { mac: mac(TRUNK), mtu: 1400 });
+    node.netns.run(|| eni::bring_up(mac(TRUNK), 1400, Duration::ZERO)).unwrap();
+    assert_eq!(node.repaired(), Vec::<String>::new());
+    node.netns.ip("link set eth2 down");
+    node.netns.ip("link set eth2 name ens7");
+    node.netns.ip("link set ens7 mtu 1280");
+    assert_eq!(node.repaired(), ["link set ens7 mtu 1400", "link set ens7 up"]);
+    assert_eq!(node.repaired(), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_put_right_is_told_whatever_comes_after_it() {
+    let Some(mut node) = Node::new("what_was_put_right_is_told") else { return };
+    node.netns.attach("eth2", "02:00:00:00:00:03");
+    let nonsense = EniSetup { mac: mac("02:00:00:00:00:03"), table: table::MAIN, ..node.secondary().clone() };
+    let right = node.enis[0].clone();
+    node.enis = vec![right, nonsense.into(), Secondary::Bare { mac: mac("02:00:00:00:00:03"), mtu: 1400 }];
+    node.netns.ip("rule del priority 32765");
+    let (outcome, _) = node.repair();
+    let done: Vec<_> = outcome.done.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        done,
+        ["rule add 32765: from 10.0.100.20/32 lookup 2", "link set eth2 mtu 1400", "link set eth2 up"],
+        "before and after"
+    );
+    let unseen: Vec<_> = outcome.unseen.iter().map(ToString::to_string).collect();
+    assert_eq!(unseen, ["eth2: setupENINetwork should never be called on the primary ENI"]);
+}
+
+#[test]
+fn what_was_right_already_is_no_repair() {
+    let Some(mut node) = Node::new("what_was_right_already_is_no_repair") else { return };
+    // The subnet's route as somebody else made it, for another source address or none: it is not ours to remove.
+    for other in ["10.0.96.0/19 dev eth1 scope link src 10.9.9.9", "10.0.96.0/19 dev eth1 scope link metric 50"] {
+        node.netns.ip("addr add 10.9.9.9/32 dev lo");
+        node.netns.ip(&format!("route add {other}"));
+        let (outcome, writes) = node.repair();
+        assert!(outcome.is_empty(), "{other}: {outcome:?}");
+        assert_eq!(writes, Writes::default(), "{other}");
+        node.netns.ip(&format!("route del {other}"));
+        node.netns.ip("addr del 10.9.9.9/32 dev lo");
+    }
+    // The kernel's own goes.
+    node.netns.ip("route add 10.0.96.0/19 dev eth1 scope link src 10.0.100.20");
+    assert_eq!(node.repaired(), ["route delete 10.0.96.0/19 src 10.0.100.20 scope link table 254"]);
+}
+
+#[test]
 fn a_strict_node_stays_strict() {
     let Some(mut node) = Node::new("a_strict_node_stays_strict") else { return };
     node.config.strict_branches = true;
@@ -267,8 +301,8 @@ fn ipv6_pods_and_interfaces_are_repaired_too() {
     let address: IpAddr = "2600:1f14:abc:d00:7a20::2".parse().unwrap();
     node.config.family = Family::V6;
     node.pods[0] = Pod { address, settled: true, ..node.pods[0].clone() };
-    node.enis[0].primary_ip = "2600:1f14:abc:d00::20".parse().unwrap();
-    node.enis[0].subnet = "2600:1f14:abc:d00::/64".parse().unwrap();
+    node.secondary().primary_ip = "2600:1f14:abc:d00::20".parse().unwrap();
+    node.secondary().subnet = "2600:1f14:abc:d00::/64".parse().unwrap();
     assert!(node.repaired().len() > 6, "nothing of IPv6 was there");
     let before = node.netns.state();
     for harm in

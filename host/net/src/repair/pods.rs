@@ -161,7 +161,8 @@ pub fn plan(pods: &[Pod], memory: &Memory, found: &Found) -> Plan {
 struct Shown<'a> {
     links: &'a [LinkInfo],
     first_names: &'a FirstNames,
-    /// By the end of the name it has, or came by. None where several interfaces share a suffix: another network may name its interfaces the same way.
+    /// By the end of the name it has, or came by. None where several interfaces share a suffix: another network may name
+    /// its interfaces the same way.
     by_suffix: HashMap<&'a str, Option<&'a LinkInfo>>,
     to: HashSet<IpPrefix>,
     from: HashSet<IpPrefix>,
@@ -272,7 +273,7 @@ pub struct Checked {
 /// counted. `first_names` are those of the interfaces as far as they are known.
 ///
 /// # Errors
-/// The kernel's, when it does not show.
+/// The kernel's, when it does not show; once something was written that is told in the outcome.
 pub fn check(
     family: Family,
     pods: &[Pod],
@@ -281,54 +282,66 @@ pub fn check(
     write: bool,
 ) -> Result<Checked, Error> {
     let mut kernel = Kernel::host()?;
-    let mut checked = Checked::default();
-    // Twice if a veth has its name back: by its name the rest can be compared.
-    for _ in 0..2 {
-        let found = Found::take(&mut kernel, family, first_names)?;
-        memory.learn(pods, &found);
-        let plan = plan(pods, memory, &found);
-        checked.waits = plan.waits;
-        if !write {
-            let steps = plan.repairs.iter().map(|(_, _, s)| s).chain(plan.leftovers.iter().map(|(_, s)| s));
-            checked.missing = steps.map(|s| s.len().max(1)).sum();
-            return Ok(checked);
-        }
-        for (address, steps) in &plan.leftovers {
-            let outcome = carry_out(steps, &mut kernel, OnFailure::Continue);
-            if outcome.failed.is_empty() {
-                memory.put_back.remove(address);
+    let mut found = Found::take(&mut kernel, family, first_names)?;
+    memory.learn(pods, &found);
+    let mut plan = plan(pods, memory, &found);
+    let mut checked = Checked { waits: plan.waits, ..Checked::default() };
+    if !write {
+        let steps = plan.repairs.iter().map(|(_, _, s)| s).chain(plan.leftovers.iter().map(|(_, s)| s));
+        checked.missing = steps.map(|s| s.len().max(1)).sum();
+        return Ok(checked);
+    }
+    carry_out_plan(&plan, memory, &mut kernel, &mut checked.outcome);
+    // Once more if a veth has its name back: by its name the rest can be compared.
+    let renames = |(_, _, steps): &(_, _, Vec<Step>)| steps.iter().any(|s| matches!(s.op, Op::LinkRename { .. }));
+    if plan.repairs.iter().any(renames) {
+        found = match Found::take(&mut kernel, family, first_names) {
+            Ok(found) => found,
+            Err(error) => {
+                checked.outcome.unseen.push(error);
+                return Ok(checked);
             }
-            checked.outcome.join(outcome);
-        }
-        checked.outcome.join(repair(&plan, memory, &mut kernel)?);
-        let renames = |(_, _, steps): &(_, _, Vec<Step>)| steps.iter().any(|s| matches!(s.op, Op::LinkRename { .. }));
-        if !plan.repairs.iter().any(renames) {
-            break;
-        }
+        };
+        memory.learn(pods, &found);
+        plan = self::plan(pods, memory, &found);
+        checked.waits = plan.waits;
+        carry_out_plan(&plan, memory, &mut kernel, &mut checked.outcome);
     }
     Ok(checked)
 }
 
-fn repair(plan: &Plan, memory: &mut Memory, kernel: &mut Kernel) -> Result<Outcome, Error> {
-    let mut all = Outcome::default();
+fn carry_out_plan(plan: &Plan, memory: &mut Memory, kernel: &mut Kernel, all: &mut Outcome) {
+    for (address, steps) in &plan.leftovers {
+        let outcome = carry_out(steps, kernel, OnFailure::Continue);
+        if outcome.failed.is_empty() {
+            memory.put_back.remove(address);
+        }
+        all.join(outcome);
+    }
     if plan.repairs.is_empty() {
-        return Ok(all);
+        return;
     }
     let mut each = Vec::new();
     for (address, index, steps) in &plan.repairs {
         memory.put_back.insert(*address);
         each.push((*address, *index, carry_out(steps, kernel, OnFailure::Continue)));
     }
-    let links: HashSet<u32> = kernel.links(Side::Host)?.into_iter().map(|l| l.index).collect();
+    let links: Option<HashSet<u32>> = match kernel.links(Side::Host) {
+        Ok(links) => Some(links.into_iter().map(|l| l.index).collect()),
+        Err(error) => {
+            // What was written stays; it is remembered, and goes once the pod has.
+            all.unseen.push(error);
+            None
+        }
+    };
     for (address, index, outcome) in each {
-        if links.contains(&index) {
+        if links.as_ref().is_none_or(|links| links.contains(&index)) {
             all.join(outcome);
         } else if apply(&plan_prune(address), kernel, OnFailure::Continue).is_ok() {
             // The pod went away meanwhile, and its plugin may have been faster than we.
             memory.put_back.remove(&address);
         }
     }
-    Ok(all)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn measure() -> Result<Vec<Row>> {
         let begun = Instant::now();
         let (writes, done) = writes::of(|| -> Result<bool> {
             let (_, mut outcome) = repair::host(&CONFIG, primary, Some(&[]))?;
-            outcome.join(repair::interfaces([&eni])?);
+            outcome.join(repair::interfaces([&eni.clone().into()])?);
             let checked = repair::pods::check(Family::V4, &pods, &mut memory, &FirstNames::default(), true)?;
             Ok(outcome.is_empty() && checked.outcome.is_empty())
         });
