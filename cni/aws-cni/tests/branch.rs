@@ -172,13 +172,12 @@ impl Node {
         let (host, vpc) = (Namespace::new(test)?, Namespace::new(test)?);
         for (index, name) in ["eth0", "eth1", "eth2"].into_iter().enumerate() {
             let mac = format!("02:00:00:00:00:0{}", index + 1);
-            let peer = format!("peer name {name}-far netns {}", vpc.0);
+            let peer = format!("peer name {name}-far netns {}", vpc.name());
             let number = if name == "eth2" { format!(" index {TRUNK_INDEX}") } else { String::new() };
             host.ip(&format!("link add {name} address {mac}{number} type veth {peer}"));
             vpc.ip(&format!("link set {name}-far up"));
         }
-        let branch =
-            ["-n", vpc.0.as_str(), "link", "add", "link", "eth2-far", "name", "branch", "type", "vlan", "id", "7"];
+        let branch = ["-n", vpc.name(), "link", "add", "link", "eth2-far", "name", "branch", "type", "vlan", "id", "7"];
         let output = Command::new("ip").args(branch).output().unwrap();
         if !output.status.success() {
             let reason = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -189,7 +188,7 @@ impl Node {
         host.ip("link set eth0 up");
         host.ip("addr add 10.0.96.10/19 dev eth0");
         host.ip("route add default via 10.0.96.1 dev eth0");
-        host.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
         // EC2 knows where an address is; it asks nobody.
         vpc.ip("link set branch up");
         vpc.ip("addr add 10.0.96.1/32 dev branch");
@@ -215,7 +214,7 @@ impl Node {
             v6_egress: false,
             strict_branches,
         };
-        self.host.inside(|| host::set_up(&config, "02:00:00:00:00:01".parse().unwrap())).unwrap();
+        self.host.run(|| host::set_up(&config, "02:00:00:00:00:01".parse().unwrap())).unwrap();
         if family == Family::V6 {
             return self.host.ip("link set eth2 up mtu 9001").clear();
         }
@@ -231,12 +230,12 @@ impl Node {
                 rule_configured: false,
                 trunk,
             };
-            self.host.inside(|| eni::set_up(&setup, Duration::ZERO)).unwrap();
+            self.host.run(|| eni::set_up(&setup, Duration::ZERO)).unwrap();
         }
     }
 
     fn run(&self, command: &str, pod: &str, netns: &Path, reply: &AddNetworkReply, conf: &Value) -> Reply {
-        self.host.inside(|| {
+        self.host.run(|| {
             let env = environment(command, pod, netns);
             let text = conf.to_string();
             let deps = Deps { peers: &Ipamd(reply.clone()), net: &KernelNet };
@@ -287,12 +286,12 @@ fn reaches(client: &Namespace, server: &Namespace, address: &str) -> Result<(), 
     let ip: IpAddr = address.parse().unwrap();
     let text = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let second = Some(Duration::from_secs(1));
-    let listener = server.inside(|| TcpListener::bind((ip, 7000))).map_err(text("bind"))?;
+    let listener = server.run(|| TcpListener::bind((ip, 7000))).map_err(text("bind"))?;
     listener.set_nonblocking(true).map_err(text("nonblocking"))?;
     // IPv6 interfaces take a second or two until they may speak.
     let deadline = Instant::now() + Duration::from_secs(8);
     let mut stream = loop {
-        match client.inside(|| TcpStream::connect_timeout(&SocketAddr::new(ip, 7000), Duration::from_secs(2))) {
+        match client.run(|| TcpStream::connect_timeout(&SocketAddr::new(ip, 7000), Duration::from_secs(2))) {
             Ok(stream) => break stream,
             Err(error) if Instant::now() > deadline => return Err(format!("connect: {error}")),
             Err(_) => {}
@@ -306,9 +305,9 @@ fn reaches(client: &Namespace, server: &Namespace, address: &str) -> Result<(), 
     stream.write_all(b"ping").and_then(|()| accepted.read_exact(&mut answer)).map_err(text("to the server"))?;
     accepted.write_all(b"pong").and_then(|()| stream.read_exact(&mut answer)).map_err(text("to the client"))?;
 
-    let there = server.inside(|| UdpSocket::bind((ip, 7000))).map_err(text("bind udp"))?;
+    let there = server.run(|| UdpSocket::bind((ip, 7000))).map_err(text("bind udp"))?;
     let any = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let here = client.inside(|| UdpSocket::bind(any)).map_err(text("bind udp"))?;
+    let here = client.run(|| UdpSocket::bind(any)).map_err(text("bind udp"))?;
     there.set_read_timeout(second).and_then(|()| here.set_read_timeout(second)).map_err(text("udp"))?;
     here.send_to(b"ping", (ip, 7000)).map_err(text("send"))?;
     let (_, from) = there.recv_from(&mut answer).map_err(text("udp to the server"))?;
@@ -364,7 +363,7 @@ fn pods_in_both_modes_are_as_in_the_example_and_talk() {
         // The daemon starts again: its pods are the ordinary ones, and what it does to an address that one of them had once
         // leaves the branch pod alone (spec 04 §12.2).
         node.set_up(Family::V4, mode == "strict");
-        node.host.inside(|| {
+        node.host.run(|| {
             let shown: Vec<String> = pods::shown(Family::V4).unwrap().iter().map(|p| p.address.to_string()).collect();
             assert_eq!(shown, ["10.0.97.30", "10.0.97.31"], "{mode}");
             pods::prune(POD.parse::<IpAddr>().unwrap()).unwrap();
@@ -418,7 +417,7 @@ fn delete(node: &Node, pod: &Namespace, conf: &Value) {
         return;
     };
     let env = environment("DEL", "sg-pod", &pod.path());
-    let output = node.host.inside(|| {
+    let output = node.host.run(|| {
         let mut child = Command::new(program)
             .env("CNI_COMMAND", env.command)
             .env("CNI_CONTAINERID", env.container_id)
@@ -501,5 +500,40 @@ fn left_overs_are_replaced_and_a_failure_leaves_nothing() {
         assert!(failed.exit == 1 && failed.stdout.contains(cause), "{failed:?}");
         assert_eq!(pod.ip("-o link show").lines().count(), 1, "only lo");
         node.host.settles_to(&before);
+    }
+}
+
+#[test]
+fn gc_takes_what_a_pod_without_a_del_left_and_nothing_of_the_living() {
+    let Some(node) = Node::new("gc_takes_what_a_pod_without_a_del_left") else { return };
+    let gc = || {
+        let conf = json!({"cniVersion": "1.1.0", "name": "aws-cni", "type": "aws-cni", "pluginLogLevel": "fatal",
+            "cni.dev/valid-attachments": []});
+        let collected = node.run("GC", "", Path::new(""), &AddNetworkReply::default(), &conf);
+        assert_eq!((collected.exit, collected.stdout.as_str()), (0, ""), "{collected:?}");
+    };
+    for (family, mode) in
+        [(Family::V4, "strict"), (Family::V4, "standard"), (Family::V6, "strict"), (Family::V6, "standard")]
+    {
+        node.set_up(family, mode == "strict");
+        let before = node.host.inventory();
+        let pod = Namespace::new("pod").unwrap();
+        let address = if family == Family::V6 { POD_V6 } else { POD };
+        node.add("sg-pod", &pod.path(), &branch(address), &conf(mode));
+        let alive = node.host.inventory();
+        gc();
+        assert_eq!(alive.differences(&node.host.inventory()), [""; 0], "{mode}");
+        drop(pod);
+        // The kernel takes the namespace apart in its own time.
+        let mut left = Vec::new();
+        for _ in 0..200 {
+            gc();
+            left = before.differences(&node.host.inventory());
+            if left.is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(left, [""; 0], "{mode}");
     }
 }

@@ -108,6 +108,8 @@ pub fn set_up(setup: &BranchSetup) -> Result<(), Error> {
         Ok(netns) => Some(netns.lock().map_err(|e| e.within(SETUP))?),
         Err(_) => None,
     };
+    // From the vlan to the rules that tell whose it is: who removes what dead pods left waits meanwhile.
+    let _wiring = Netns::current().and_then(Netns::share).map_err(|e| e.within(SETUP))?;
     let mut kernel = Kernel::host()?;
     let enter = |kernel: &mut Kernel| kernel.enter(&Netns::open(&setup.pod.netns)?);
     wire(setup, &mut kernel, enter)

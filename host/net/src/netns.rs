@@ -70,9 +70,29 @@ impl Netns {
     /// # Errors
     /// `EBUSY` when somebody has kept it for [`PATIENCE`].
     pub fn lock(self) -> Result<Turn, Error> {
-        let deadline = Instant::now() + PATIENCE;
+        self.lock_within(PATIENCE)
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// As [`Netns::lock`].
+    pub fn lock_within(self, patience: Duration) -> Result<Turn, Error> {
+        self.take(FlockOperation::NonBlockingLockExclusive, patience)
+    }
+
+    /// Works on this namespace together with others who share it; who locks it waits for all of them, and they for him.
+    ///
+    /// # Errors
+    /// As [`Netns::lock`].
+    pub fn share(self) -> Result<Turn, Error> {
+        self.take(FlockOperation::NonBlockingLockShared, PATIENCE)
+    }
+
+    fn take(self, how: FlockOperation, patience: Duration) -> Result<Turn, Error> {
+        let deadline = Instant::now() + patience;
         loop {
-            match flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+            match flock(&self.fd, how) {
                 Ok(()) => return Ok(Turn(self)),
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOOK),
                 Err(Errno::INTR) => {}
@@ -121,7 +141,7 @@ impl Netns {
     }
 }
 
-/// The right to change a namespace, from [`Netns::lock`].
+/// The right to change a namespace, from [`Netns::lock`] or [`Netns::share`].
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "held for its lock, which ends with it")] Netns);
 

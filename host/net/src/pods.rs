@@ -1,7 +1,9 @@
 //! Pods as the host shows them: by their rules, routes and interfaces. What nobody else remembers can be read here, and
 //! what pods that are no more have left can be removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub mod stale;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -12,8 +14,10 @@ use crate::kernel::Kernel;
 use crate::netns::Netns;
 use crate::plan::{OnFailure, Op, Side, Step, apply};
 use crate::prefix::IpPrefix;
-use crate::rule::{Family, PRIORITY_BRANCH, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
+use crate::rule::{Family, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
 use crate::{names, table};
+
+pub use stale::remove_stale;
 
 /// What the host shows of a pod; the source from which a lost checkpoint is rebuilt (spec 02 §6.7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,74 +161,6 @@ fn leads_to(pod: IpPrefix, of_route: u32, rules: &[Rule]) -> Found {
     Found { address, table: from.map_or(table::MAIN, |r| r.table), vlan: None }
 }
 
-/// Removes what pods left whose interfaces are gone: rules of an address without a route, rules of branch pods without
-/// an interface. Every ADD makes interface and route before any rule, so a pod that is just coming is not touched.
-/// Returns what was removed, one line each.
-///
-/// # Errors
-/// Everything that could not be removed; the kernel's when it does not tell.
-pub fn remove_stale() -> Result<Vec<String>, Error> {
-    let mut kernel = Kernel::host()?;
-    let mut removed = Vec::new();
-    let mut failures = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        // Rules first: what they stood for when they were read is looked at afterwards.
-        let rules = kernel.rules(Side::Host, family)?;
-        let routes = kernel.routes(Side::Host, family, table::MAIN, None)?;
-        let routed: BTreeSet<IpAddr> =
-            routes.iter().filter(|r| r.on_link && r.destination.is_host()).map(|r| r.destination.address()).collect();
-        let links: BTreeSet<String> = kernel.links(Side::Host)?.into_iter().map(|link| link.name).collect();
-        let steps = plan_stale(&rules, &routed, &links);
-        removed.extend(steps.iter().map(|step| step.op.to_string()));
-        failures.extend(apply(&steps, &mut kernel, OnFailure::Continue).err());
-    }
-    Error::collect(failures).map(|()| removed)
-}
-
-/// The steps of [`remove_stale`] for one family; `routed` are the addresses with a route of their own, `links` the names
-/// of the host's interfaces.
-#[must_use]
-pub fn plan_stale(rules: &[Rule], routed: &BTreeSet<IpAddr>, links: &BTreeSet<String>) -> Vec<Step> {
-    let is_dead = |pod: Option<IpPrefix>| pod.is_some_and(|p| p.is_host() && !routed.contains(&p.address()));
-    // Of a branch pod: the rule of its host veth; that of the vlan device is for the other direction.
-    let veth_of = |rule: &Rule| {
-        let vlan = table::vlan_of_branch(rule.table).filter(|_| rule.priority == PRIORITY_BRANCH && !rule.foreign)?;
-        let iif = rule.iif.clone().filter(|iif| *iif != names::vlan_device(vlan))?;
-        Some((vlan, iif))
-    };
-    let delete = |rule: &Rule| {
-        Step::host(Op::RuleDel(rule.clone()))
-            .tolerate(&[Errno::NOENT])
-            .context("failed to delete rule of a pod that is gone")
-    };
-    let mut steps = Vec::new();
-    for rule in rules.iter().filter(|rule| !rule.foreign) {
-        let is_to = rule.priority == PRIORITY_TO_POD && rule.table == table::MAIN && rule.from.is_none();
-        let is_from = rule.priority == PRIORITY_FROM_POD && rule.table != table::MAIN && rule.to.is_none();
-        let plain = rule.iif.is_none() && rule.fwmark.is_none() && rule.ip_protocol.is_none();
-        if plain && ((is_to && is_dead(rule.to)) || (is_from && is_dead(rule.from))) {
-            steps.push(delete(rule));
-        }
-        let Some((vlan, iif)) = veth_of(rule) else { continue };
-        if links.contains(&iif) {
-            continue;
-        }
-        steps.push(delete(rule));
-        // The vlan may be another pod's by now.
-        let reused = rules.iter().filter_map(&veth_of).any(|(other, iif)| other == vlan && links.contains(&iif));
-        let device = names::vlan_device(vlan);
-        if !reused {
-            let of_vlan = rules.iter().filter(|r| r.table == rule.table && r.iif.as_ref() == Some(&device));
-            steps.extend(of_vlan.filter(|r| r.priority == PRIORITY_BRANCH && !r.foreign).map(delete));
-            if links.contains(&device) {
-                let step = Step::host(Op::LinkDel { device }).tolerate(&[Errno::NODEV]);
-                steps.push(step.context("failed to delete vlan of a pod that is gone"));
-            }
-        }
-    }
-    steps
-}
-
 /// Removes the rules of a pod of the pool that is gone (spec 02 §7.2). The route went with the pod's interface. The
 /// caller makes sure that no other pod of the pool has the address; a pod with a branch interface, to which EC2 may have
 /// given it since, keeps its rules.
@@ -319,47 +255,6 @@ mod tests {
             table,
         };
         assert_eq!(found, [pod(30, None, table::MAIN), pod(31, Some("eni31"), 2)]);
-    }
-
-    #[test]
-    fn only_rules_without_a_pod_are_stale() {
-        let pod = |last| IpPrefix::host(Ipv4Addr::new(10, 0, 97, last));
-        let iif = |name: &str, table| Rule::of_branch(Family::V4, name, table);
-        let rules = [
-            // Alive: a route, an interface.
-            Rule::to_pod(pod(31)),
-            Rule::from_pod(pod(31), 2),
-            iif("vlanaaaaaaaaaaa", 107),
-            iif("vlan.eth.7", 107),
-            // Dead: neither.
-            Rule::to_pod(pod(32)),
-            Rule::from_pod(pod(33), 3),
-            iif("vlanbbbbbbbbbbb", 107),
-            iif("vlanccccccccccc", 108),
-            iif("vlan.eth.8", 108),
-            // Others': not the form of ours.
-            Rule::to(PRIORITY_TO_POD, "10.0.0.0/16".parse().unwrap(), table::MAIN),
-            Rule::from_pod(pod(34), table::MAIN),
-            Rule { foreign: true, ..Rule::to_pod(pod(35)) },
-            Rule { fwmark: Some(crate::rule::FwMark { mark: 1, mask: 1 }), ..Rule::to_pod(pod(36)) },
-            Rule::to(1535, pod(37), table::MAIN),
-            iif("gone", 7),
-        ];
-        let routed = BTreeSet::from([pod(31).address()]);
-        let links = ["lo", "eth0", "vlanaaaaaaaaaaa", "vlan.eth.7", "vlan.eth.8"].map(str::to_owned);
-        let steps = plan_stale(&rules, &routed, &BTreeSet::from(links));
-        let steps: Vec<_> = steps.iter().map(|s| s.op.to_string()).collect();
-        assert_eq!(
-            steps,
-            [
-                "rule delete 512: from all to 10.0.97.32/32 lookup 254",
-                "rule delete 1536: from 10.0.97.33/32 lookup 3",
-                "rule delete 10: from all iif vlanbbbbbbbbbbb lookup 107",
-                "rule delete 10: from all iif vlanccccccccccc lookup 108",
-                "rule delete 10: from all iif vlan.eth.8 lookup 108",
-                "link delete vlan.eth.8",
-            ]
-        );
     }
 
     #[test]
