@@ -1,5 +1,7 @@
 //! The host's network as the daemon uses it, behind one small trait: the kernel, or nothing at all (benchmarks).
 
+mod firewall;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,16 +9,16 @@ use std::time::Duration;
 use reservoir_core::ip::{IpNet, Ipv4Net};
 use reservoir_core::manager::NotReady;
 use reservoir_core::store::EniSpec;
-use reservoir_net::iptables::{self, Iptables, Randomize, SnatConfig, SnatFacts};
 use reservoir_net::news::{self, News, Watcher};
 use reservoir_net::repair::pods::{Checked, FirstNames, Memory, Pod};
-use reservoir_net::repair::{self, Ours, Repair};
+use reservoir_net::repair::{self, Ours, Secondary};
 use reservoir_net::rule::Family;
 use reservoir_net::table::TableChoice;
 use reservoir_net::{MacAddr, eni, host, links, pods, sysctl};
 
-use crate::config::{Config, Datapath, EnforcingMode, Modes, RandomizeSnat};
-use crate::metrics::{Backend, HostRepair, Metrics, Outcome};
+use crate::config::{Config, Datapath, EnforcingMode, Modes};
+use crate::metrics::Metrics;
+use firewall::Firewall;
 
 /// How long an attached interface may take to show in the kernel.
 const APPEARANCE: Duration = Duration::from_secs(60);
@@ -57,10 +59,15 @@ pub trait HostNetwork: Send + Sync {
     fn ours(&self) -> Ours {
         Ours::default()
     }
-    /// Puts right what others changed of the node and its secondary interfaces; with `everything` also what gives no
-    /// news, which is iptables and nftables. Nothing before [`HostNetwork::set_up_host`].
-    fn repair(&self, _everything: bool) -> Result<repair::Outcome, String> {
-        Ok(repair::Outcome::default())
+    /// Puts right what others changed of the node and its secondary interfaces, of what gives news. Nothing before
+    /// [`HostNetwork::set_up_host`].
+    fn repair(&self) -> Repaired {
+        Repaired::default()
+    }
+    /// The same of what gives none: iptables and nftables. Takes as long as other programs keep the lock of iptables, but
+    /// not for ever ([`reservoir_net::iptables::Bound`]); nothing else waits for it.
+    fn repair_firewall(&self) -> repair::Outcome {
+        repair::Outcome::default()
     }
     /// Compares what these pods must have with what the host shows, and puts it right if it may write.
     fn check_pods(&self, _pods: &[Pod], _write: bool) -> Result<Checked, String> {
@@ -68,32 +75,29 @@ pub trait HostNetwork: Send + Sync {
     }
 }
 
+/// What a look at the node and its interfaces came to.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    pub outcome: repair::Outcome,
+    /// The primary interface has another name than in the rules of iptables.
+    pub renamed: bool,
+}
+
 /// The kernel of this machine.
 #[derive(Debug)]
 pub struct KernelNetwork {
     datapath: Datapath,
     modes: Modes,
-    blocks: [Block; 2],
-    metrics: Metrics,
     /// Interfaces that the instance type can have.
     max_interfaces: u32,
     /// The node as it was set up.
     host: Mutex<Option<(host::HostConfig, MacAddr)>>,
     /// Secondary interfaces as they were set up. Locked while they are looked at, so that one whose rules are removed does
     /// not get them back.
-    enis: Mutex<Vec<eni::EniSetup>>,
+    enis: Mutex<Vec<Secondary>>,
     pods: Mutex<Memory>,
     first_names: Mutex<FirstNames>,
-    snat: Mutex<Snat>,
-}
-
-#[derive(Debug, Default)]
-struct Snat {
-    iptables: Option<Iptables>,
-    /// Name and address of the primary interface, once the host is set up.
-    primary: Option<(String, Ipv4Addr)>,
-    /// The VPC's blocks that the rules were made of.
-    applied: Option<Vec<Ipv4Net>>,
+    firewall: Firewall,
 }
 
 impl KernelNetwork {
@@ -102,24 +106,29 @@ impl KernelNetwork {
         Self {
             datapath: config.datapath.clone(),
             modes: config.modes.clone(),
-            blocks: blocks(config),
-            metrics,
             max_interfaces,
             host: Mutex::default(),
             enis: Mutex::default(),
             pods: Mutex::default(),
             first_names: Mutex::default(),
-            snat: Mutex::default(),
+            firewall: Firewall::new(config, metrics),
         }
     }
 
     /// Nothing of this interface is put back from now on, nor by a look that is under way.
-    fn forget(&self, eni: &EniSpec) -> MutexGuard<'_, Vec<eni::EniSetup>> {
+    fn forget(&self, eni: &EniSpec) -> MutexGuard<'_, Vec<Secondary>> {
         let mut enis = lock(&self.enis);
         if let Ok(mac) = mac(&eni.mac) {
-            enis.retain(|known| known.mac != mac);
+            enis.retain(|known| known.mac() != mac);
         }
         enis
+    }
+
+    /// This interface is looked at from now on.
+    fn remember(&self, secondary: Secondary) {
+        let mut enis = lock(&self.enis);
+        enis.retain(|known| known.mac() != secondary.mac());
+        enis.push(secondary);
     }
 
     fn choose_table(&self, eni: &EniSpec) -> Result<TableChoice, String> {
@@ -129,23 +138,6 @@ impl KernelNetwork {
         eni::choose_table(eni.card, eni.device_index, address, self.max_interfaces).map_err(|e| e.to_string())
     }
 
-    /// See [`blocks`]. Where a block is not wanted there need be no program to remove it with.
-    fn block_node_local(&self) -> Result<(), String> {
-        for Block { program, addresses, wanted } in self.blocks {
-            let result = Iptables::detect(program).and_then(|tables| tables.block_node_local(addresses, wanted));
-            match result {
-                Ok(0) => {}
-                Ok(_) => tracing::info!(program, wanted, "the rule that keeps node-local addresses to themselves"),
-                Err(error) if wanted => return Err(error.to_string()),
-                Err(error) => {
-                    tracing::debug!(program, "whether node-local addresses are blocked is not known: {error}");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The family of the node's pods.
     /// By which names the host's interfaces came, as far as it can be told now.
     fn list_names(&self) -> Result<(), String> {
         let links = links::list().map_err(|e| e.to_string())?;
@@ -153,56 +145,9 @@ impl KernelNetwork {
         Ok(())
     }
 
+    /// The family of the node's pods.
     fn family(&self) -> Family {
         if self.modes.ipv6 { Family::V6 } else { Family::V4 }
-    }
-
-    fn apply_iptables(&self, snat: &mut Snat, vpc: &[Ipv4Net]) -> Result<(), String> {
-        let Some((primary_interface, primary_ip)) = snat.primary.clone() else {
-            return Err("the host is not set up yet".to_owned());
-        };
-        let d = &self.datapath;
-        let config = SnatConfig {
-            external_snat: d.external_snat,
-            node_port: d.node_port_support,
-            exclude: d.exclude_snat_cidrs.clone(),
-            randomize: match d.randomize_snat {
-                RandomizeSnat::None => Randomize::None,
-                RandomizeSnat::HashRandom => Randomize::HashRandom,
-                RandomizeSnat::Prng => Randomize::Prng,
-            },
-            mark: d.connmark,
-            veth_prefix: d.veth_prefix.clone(),
-        };
-        let facts = SnatFacts { primary_interface, primary_ip, vpc_cidrs: vpc.to_vec() };
-        let programs = match &mut snat.iptables {
-            Some(programs) => programs,
-            slot => {
-                let found = Iptables::detect("iptables").map_err(|e| e.to_string())?;
-                self.metrics.connmark_backend(match found.backend() {
-                    iptables::Backend::Iptables => Backend::Iptables,
-                    iptables::Backend::Nftables => Backend::Nftables,
-                });
-                slot.insert(found)
-            }
-        };
-        let result = programs.apply(&config, &facts);
-        self.metrics.connmark_reconciled(if result.is_ok() { Outcome::Success } else { Outcome::Error });
-        let changes = result.map_err(|e| e.to_string())?;
-        if changes > 0 {
-            tracing::info!(changes, "SNAT and connmark rules were brought in line");
-            // Nothing was new but what somebody had done to them.
-            if snat.applied.as_deref() == Some(vpc) {
-                self.metrics.host_repaired(HostRepair::Firewall, Outcome::Success, changes as u64);
-            }
-        }
-        snat.applied = Some(vpc.to_vec());
-        match programs.remove_stale_chains() {
-            Ok(gone) if !gone.is_empty() => tracing::info!(chains = ?gone, "stale chains removed"),
-            Ok(_) => {}
-            Err(error) => tracing::warn!("stale iptables chains stay: {error}"),
-        }
-        Ok(())
     }
 }
 
@@ -223,14 +168,10 @@ impl HostNetwork for KernelNetwork {
         let primary_mac = mac(primary_mac)?;
         let link = host::set_up(&config, primary_mac).map_err(|e| e.to_string())?;
         *lock(&self.host) = Some((config, primary_mac));
-        self.block_node_local()?;
+        self.firewall.set_up(link.name, primary_ip, vpc).map_err(|e| e.to_string())?;
         if self.modes.ipv6 {
-            // Pods' own addresses go out; what there is of IPv4 is egress-cni's.
             return Ok(());
         }
-        let mut snat = lock(&self.snat);
-        snat.primary = Some((link.name, primary_ip));
-        self.apply_iptables(&mut snat, vpc)?;
         if let Err(error) = host::set_external_services(&d.external_service_cidrs) {
             tracing::warn!("rules of AWS_EXTERNAL_SERVICE_CIDRS: {error}");
         }
@@ -238,7 +179,7 @@ impl HostNetwork for KernelNetwork {
     }
 
     fn set_vpc_blocks(&self, vpc: &[Ipv4Net]) -> Result<(), String> {
-        self.apply_iptables(&mut lock(&self.snat), vpc)
+        self.firewall.set_vpc_blocks(vpc).map_err(|e| e.to_string())
     }
 
     fn set_up_eni(&self, eni: &EniSpec, subnet: IpNet) -> Result<u32, NotReady> {
@@ -246,16 +187,16 @@ impl HostNetwork for KernelNetwork {
         let Some(primary_ip) = eni.address else {
             if eni.trunk {
                 // Its branch interfaces have addresses of their own.
-                return eni::bring_up(mac, mtu, APPEARANCE).map(|_| eni.table).map_err(|e| not_ready(&e));
+                eni::bring_up(mac, mtu, APPEARANCE).map_err(|e| not_ready(&e))?;
+                self.remember(Secondary::Bare { mac, mtu });
+                return Ok(eni.table);
             }
             return Err("it has no address of its own".to_owned().into());
         };
         let TableChoice { table, rule_configured } = self.choose_table(eni)?;
         let setup = eni::EniSetup { mac, primary_ip, subnet, mtu, table, rule_configured, trunk: eni.trunk };
         eni::set_up(&setup, APPEARANCE).map_err(|e| not_ready(&e))?;
-        let mut enis = lock(&self.enis);
-        enis.retain(|known| known.mac != mac);
-        enis.push(setup);
+        self.remember(setup.into());
         Ok(table)
     }
 
@@ -315,59 +256,35 @@ impl HostNetwork for KernelNetwork {
     }
 
     fn ours(&self) -> Ours {
-        Ours { tables: lock(&self.enis).iter().map(|eni| eni.table).collect() }
+        Ours { tables: lock(&self.enis).iter().filter_map(Secondary::table).collect() }
     }
 
-    fn repair(&self, everything: bool) -> Result<repair::Outcome, String> {
-        let Some((config, primary_mac)) = lock(&self.host).clone() else { return Ok(repair::Outcome::default()) };
+    fn repair(&self) -> Repaired {
+        let mut all = Repaired::default();
+        let Some((config, primary_mac)) = lock(&self.host).clone() else { return all };
         let external = (!self.modes.ipv6).then_some(self.datapath.external_service_cidrs.as_slice());
-        let (primary, mut outcome) = repair::host(&config, primary_mac, external).map_err(|e| e.to_string())?;
-        outcome.join(repair::interfaces(lock(&self.enis).iter()).map_err(|e| e.to_string())?);
-        let refused = |message| {
-            let repair = Repair { kind: repair::Kind::Firewall, what: "rules of iptables and nftables".to_owned() };
-            (repair, reservoir_net::Error::Command { program: "iptables".to_owned(), message })
-        };
-        if everything && let Err(message) = self.block_node_local() {
-            outcome.failed.push(refused(message));
-        }
-        let mut snat = lock(&self.snat);
-        let blocks = snat.applied.clone();
-        if let (Some((name, _)), Some(blocks)) = (&mut snat.primary, blocks) {
-            // The rules name the interface.
-            let before = std::mem::replace(name, primary.name.clone());
-            if (everything || before != primary.name)
-                && let Err(message) = self.apply_iptables(&mut snat, &blocks)
-            {
-                outcome.failed.push(refused(message));
-                if let Some((name, _)) = &mut snat.primary {
-                    *name = before;
-                }
+        match repair::host(&config, primary_mac, external) {
+            Ok((primary, outcome)) => {
+                all.outcome.join(outcome);
+                all.renamed = self.firewall.primary_is(&primary.name);
             }
+            Err(error) => all.outcome.unseen.push(error),
         }
-        Ok(outcome)
+        match repair::interfaces(lock(&self.enis).iter()) {
+            Ok(outcome) => all.outcome.join(outcome),
+            Err(error) => all.outcome.unseen.push(error),
+        }
+        all
+    }
+
+    fn repair_firewall(&self) -> repair::Outcome {
+        self.firewall.repair()
     }
 
     fn check_pods(&self, pods: &[Pod], write: bool) -> Result<Checked, String> {
         let first_names = lock(&self.first_names).clone();
         repair::pods::check(self.family(), pods, &mut lock(&self.pods), &first_names, write).map_err(|e| e.to_string())
     }
-}
-
-/// A block of addresses by which pods reach the other family, and which nobody else may reach (spec 04 §8.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Block {
-    program: &'static str,
-    addresses: Family,
-    wanted: bool,
-}
-
-/// Both blocks: where pods do not have such addresses the rule of an earlier run is removed (DW-15).
-fn blocks(config: &Config) -> [Block; 2] {
-    let modes = &config.modes;
-    [
-        Block { program: "iptables", addresses: Family::V4, wanted: modes.ipv6 && config.plugins.v4_egress },
-        Block { program: "ip6tables", addresses: Family::V6, wanted: !modes.ipv6 && modes.v6_egress },
-    ]
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -424,25 +341,4 @@ impl HostNetwork for NoNetwork {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Environment;
-
-    #[test]
-    fn node_local_addresses_are_blocked_where_pods_have_them_and_nowhere_else() {
-        // Spec 04 §8.3, DW-15.
-        for (pairs, wanted) in [
-            (&[][..], [false, false]),
-            (&[("ENABLE_V6_EGRESS", "true")], [false, true]),
-            (&[("ENABLE_IPv6", "true")], [true, false]),
-            (&[("ENABLE_IPv6", "true"), ("ENABLE_V6_EGRESS", "true")], [true, false]),
-            (&[("ENABLE_IPv6", "true"), ("ENABLE_V4_EGRESS", "false")], [false, false]),
-            (&[("ENABLE_V4_EGRESS", "true")], [false, false]),
-        ] {
-            let environment: Environment = pairs.iter().copied().collect();
-            let blocks = blocks(&Config::read(&environment).0);
-            assert_eq!(blocks.map(|b| b.wanted), wanted, "{pairs:?}");
-            assert_eq!(blocks.map(|b| (b.program, b.addresses)), [("iptables", Family::V4), ("ip6tables", Family::V6)]);
-        }
-    }
-}
+mod tests;

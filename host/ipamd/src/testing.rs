@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use reservoir_core::policy::{Family, Targets, Unit};
 use reservoir_core::store::EniSpec;
 use reservoir_kube::KubeConfig;
 use reservoir_kube::testing::Objects;
+use reservoir_net::Error;
 use reservoir_net::repair::pods::{Checked, Pod};
 use reservoir_net::repair::{Kind, Outcome, Repair};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::network::HostNetwork;
+use crate::network::{HostNetwork, Repaired};
 use crate::policy::{Policy, Sources};
 use crate::pool::{Edges, Pool};
 
@@ -36,6 +38,8 @@ pub(crate) struct Recorded {
     harm: Mutex<Option<String>>,
     /// Who sets an interface up waits for it.
     gate: Mutex<Arc<Mutex<()>>>,
+    /// Held: another program has the lock of iptables.
+    iptables: Mutex<()>,
 }
 
 impl Recorded {
@@ -62,6 +66,19 @@ impl Recorded {
     /// Somebody removes a rule of a pod.
     pub(crate) fn harm(&self, what: &str) {
         *self.harm.lock().unwrap() = Some(what.to_owned());
+    }
+
+    /// Another program takes the lock of iptables, tells so, and has it as long as the first of the answers lives.
+    pub(crate) fn lock_iptables(self: &Arc<Self>) -> (Sender<()>, Receiver<()>) {
+        let (release, released) = channel();
+        let (took, taken) = channel();
+        let network = self.clone();
+        std::thread::spawn(move || {
+            let _held = network.iptables.lock().unwrap();
+            took.send(()).unwrap();
+            let _ended = released.recv();
+        });
+        (release, taken)
     }
 
     fn note(&self, what: String) -> Result<(), String> {
@@ -112,9 +129,21 @@ impl HostNetwork for Recorded {
     fn refresh(&self, _: &[Ipv4Addr]) -> Result<(), String> {
         Ok(())
     }
-    fn repair(&self, everything: bool) -> Result<Outcome, String> {
-        self.note(if everything { "repair everything" } else { "repair" }.to_owned())?;
-        Ok(Outcome::default())
+    fn repair(&self) -> Repaired {
+        let mut repaired = Repaired::default();
+        if let Err(why) = self.note("repair".to_owned()) {
+            repaired.outcome.unseen.push(Error::Invalid(why));
+        }
+        repaired
+    }
+    fn repair_firewall(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let _turn = self.iptables.lock().unwrap();
+        if let Err(message) = self.note("iptables".to_owned()) {
+            let repair = Repair { kind: Kind::Firewall, what: "iptables".to_owned() };
+            outcome.failed.push((repair, Error::Held { program: "iptables-restore".to_owned(), message }));
+        }
+        outcome
     }
     fn check_pods(&self, pods: &[Pod], write: bool) -> Result<Checked, String> {
         let mut checked = Checked::default();
@@ -158,25 +187,32 @@ pub(crate) struct TestPool {
 
 impl TestPool {
     pub(crate) fn new(cards: &[u32]) -> Self {
-        Self::make(cards, false)
+        Self::make(settings(cards), false)
+    }
+
+    /// With one card, and these settings.
+    pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings(&[0]);
+        change(&mut settings);
+        Self::make(settings, false)
     }
 
     /// With the trunk interface [`TRUNK`] on card 0, whose link does not show.
     pub(crate) fn with_trunk() -> Self {
-        Self::make(&[0], true)
+        Self::make(settings(&[0]), true)
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {
         self.files.path().join("ipam.json")
     }
 
-    fn make(cards: &[u32], trunk: bool) -> Self {
+    fn make(settings: Settings, trunk: bool) -> Self {
         let objects = Objects::new();
         let kube = KubeConfig { node_name: "n1".to_owned(), ..KubeConfig::default() };
         let files = tempfile::tempdir().unwrap();
         let (metrics, clock) = (Metrics::new("test"), Clock::start());
-        let mut manager = Manager::new(settings(cards));
-        let attached: Vec<_> = cards.iter().map(|card| attached(*card)).collect();
+        let attached: Vec<_> = settings.cards.iter().map(|card| attached(*card)).collect();
+        let mut manager = Manager::new(settings);
         let journal = Journal { managed: attached.iter().map(|i| i.eni.clone()).collect(), ..Journal::default() };
         manager.boot(clock.now(), &attached, journal);
         if trunk {
@@ -233,20 +269,22 @@ pub(crate) fn spec(id: &str) -> EniSpec {
 /// MAC address of the trunk.
 pub(crate) const TRUNK: &str = "02:00:00:00:00:03";
 
-/// EC2 lists the primary interface and a trunk, which can be programmed.
+/// EC2 lists the primary interface and a trunk, which can be programmed, until nothing more is asked of it.
 fn tell_of_trunk(manager: &mut Manager, clock: Clock) {
-    while manager.trunk().is_none() {
+    loop {
         let commands = manager.take_commands();
-        assert!(!commands.is_empty(), "EC2 is not asked what is attached");
-        for command in commands {
-            let event = match command {
-                Command::Cloud { job, request } => Event::Cloud { job, result: listing(&request) },
-                Command::SetUpEni { job, .. } => Event::EniReady { job, result: Ok(()) },
-                _ => continue,
-            };
-            manager.handle(clock.now(), event);
+        let answers = commands.into_iter().filter_map(|command| match command {
+            Command::Cloud { job, request } => Some(Event::Cloud { job, result: listing(&request) }),
+            Command::SetUpEni { job, .. } => Some(Event::EniReady { job, result: Ok(()) }),
+            _ => None,
+        });
+        let answers: Vec<Event> = answers.collect();
+        if answers.is_empty() {
+            break;
         }
+        answers.into_iter().for_each(|event| manager.handle(clock.now(), event));
     }
+    assert!(manager.trunk().is_some(), "EC2 is not asked what is attached");
 }
 
 fn listing(request: &Request) -> Result<Answer, CloudError> {
@@ -289,6 +327,7 @@ fn listing(request: &Request) -> Result<Answer, CloudError> {
                 })
                 .collect(),
         )),
+        Request::DescribeDetachedInterfaces { .. } => Ok(Answer::Interfaces(vec![])),
         other => Err(CloudError {
             api: other.api(),
             kind: ErrorKind::Refused,

@@ -2,9 +2,13 @@
 //! there with what is there, and only the difference is written.
 //!
 //! ```text
-//! netlink ── concerns us? ──▶ Agenda ── due ──▶ node, interfaces ──▶ pods ── something missing? ──▶ hold replies,
-//! timer ────────────────────────┘                                                                 compare again, write
+//! netlink ── concerns us? ──▶ Agenda ── due ─┬▶ node, interfaces ──▶ pods ── something missing? ──▶ hold replies,
+//! timer ────────────────────────┘            │                                                    compare again, write
+//!                                            └▶ iptables, nftables: a task of its own
 //! ```
+//!
+//! iptables is a program that waits while another one has its lock. That takes seconds at times, and once in a while
+//! for ever (then it is killed): nothing else waits for it.
 //!
 //! The plugin works on the same rules. While something is written for pods no ADD and no DEL is answered
 //! ([`Pool::hold_replies`]): a plugin that takes a pod's rules away was told to after our write, so nothing comes back
@@ -23,12 +27,14 @@ use reservoir_net::names;
 use reservoir_net::news::{News, Watcher};
 use reservoir_net::repair::pods::{Checked, Pod};
 use reservoir_net::repair::{Outcome, concerns};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::metrics::{self, CheckCause, Metrics};
 use crate::pool::Pool;
 use crate::recovery;
-use agenda::{Agenda, Scope};
+use agenda::{Agenda, Listening, Scope};
 
 /// How long a plugin may be at work on a pod: it waits up to 10 s for the pod's IPv6 address.
 const PLUGIN: Duration = Duration::from_secs(15);
@@ -38,49 +44,65 @@ const LOGGED: usize = 20;
 /// Watches as long as there is a pool.
 pub async fn keep(pool: Weak<Pool>, clock: Clock) {
     let mut agenda = Agenda::new(clock.now().mono, jitter());
+    let mut listening = Listening::default();
     let mut watcher = None;
+    let mut firewall = JoinSet::new();
     loop {
         let Some(strong) = pool.upgrade() else { return };
-        if watcher.is_none() {
-            watcher = match strong.network().watch() {
-                Ok(Some(watcher)) => Some(watcher),
+        let now = clock.now().mono;
+        if watcher.is_none() && listening.is_due(now) {
+            match strong.network().watch() {
+                Ok(Some(made)) => {
+                    watcher = Some(made);
+                    if listening.has_failed() {
+                        // Nobody has listened meanwhile.
+                        agenda.overrun(now);
+                    }
+                }
                 // There is no network to be watched.
                 Ok(None) => return,
                 Err(error) => {
+                    listening.failed(now);
                     tracing::warn!("the host's network is looked at by a timer only: {error}");
-                    None
                 }
-            };
+            }
         }
         drop(strong);
-        let next = clock.instant(agenda.next());
+        let next = agenda.next().min(if watcher.is_none() { listening.next() } else { Duration::MAX });
         tokio::select! {
             // However many news there are, what is due is done.
             biased;
-            () = tokio::time::sleep_until(next.into()) => {
-                let (Some(pool), Some(scope)) = (pool.upgrade(), agenda.due(clock.now().mono, jitter())) else { continue };
-                let came_to = look(&pool, clock, scope).await;
-                agenda.done(clock.now().mono, &came_to);
+            () = tokio::time::sleep_until(clock.instant(next).into()) => {
+                let Some(pool) = pool.upgrade() else { return };
+                if let Some(scope) = agenda.due(clock.now().mono, jitter()) {
+                    let came_to = look(&pool, clock, scope).await;
+                    agenda.done(clock.now().mono, &came_to);
+                }
+                if agenda.firewall_due(clock.now().mono) {
+                    firewall.spawn(async move { look_at_firewall(&pool).await });
+                }
+            }
+            Some(ended) = firewall.join_next() => {
+                agenda.firewall_done(clock.now().mono, ended.unwrap_or(true));
             }
             news = next_news(&mut watcher) => {
                 let Some(pool) = pool.upgrade() else { return };
-                if let Ok(news) = &news {
-                    pool.network().hear(news);
-                }
                 match news {
-                    Ok(News::Overrun) => agenda.overrun(clock.now().mono),
                     Ok(news) => {
+                        listening.heard();
+                        pool.network().hear(&news);
                         let held = |ip| pool.look(|manager, _| is_held(manager, ip));
-                        if concerns(&news, &pool.network().ours(), held) {
-                            agenda.noticed(clock.now().mono);
+                        match news {
+                            News::Overrun => agenda.overrun(clock.now().mono),
+                            news if concerns(&news, &pool.network().ours(), held) => agenda.noticed(clock.now().mono),
+                            _ => {}
                         }
                     }
                     Err(error) => {
                         tracing::warn!("news of the host's network ended: {error}");
                         watcher = None;
+                        listening.failed(clock.now().mono);
                         agenda.overrun(clock.now().mono);
-                        // Not again and again.
-                        tokio::time::sleep(agenda::SETTLE).await;
                     }
                 }
             }
@@ -114,11 +136,11 @@ pub(crate) struct CameTo {
     repaired: bool,
     /// Something is to be looked at again although no news may tell.
     again: bool,
-    /// And everything then: what gives no news may be among it.
-    everything: bool,
+    /// The rules of iptables are to be looked at, which give no news.
+    firewall: bool,
 }
 
-/// One look at the host's network.
+/// One look at what gives news.
 pub(crate) async fn look(pool: &Arc<Pool>, clock: Clock, scope: Scope) -> CameTo {
     let metrics = pool.metrics();
     metrics.host_checked(match scope {
@@ -126,14 +148,15 @@ pub(crate) async fn look(pool: &Arc<Pool>, clock: Clock, scope: Scope) -> CameTo
         Scope::Overrun => CheckCause::Overrun,
         Scope::Everything => CheckCause::Timer,
     });
-    let mut came_to = CameTo::default();
+    let mut came_to = CameTo { firewall: scope != Scope::Network, ..CameTo::default() };
     let network = pool.network().clone();
-    let everything = scope != Scope::Network;
-    match blocking(move || network.repair(everything)).await {
-        Ok(outcome) => note(metrics, &outcome, &mut came_to),
+    match blocking(move || Ok(network.repair())).await {
+        Ok(repaired) => {
+            note(metrics, &repaired.outcome, &mut came_to);
+            came_to.firewall |= repaired.renamed;
+        }
         Err(error) => failed(&error, &mut came_to),
     }
-    came_to.everything = everything && came_to.again;
     match look_at_pods(pool, clock).await {
         Ok(checked) => {
             note(metrics, &checked.outcome, &mut came_to);
@@ -144,28 +167,42 @@ pub(crate) async fn look(pool: &Arc<Pool>, clock: Clock, scope: Scope) -> CameTo
     came_to
 }
 
+/// One look at iptables and nftables; true if it is to be taken again.
+pub(crate) async fn look_at_firewall(pool: &Arc<Pool>) -> bool {
+    let network = pool.network().clone();
+    let mut came_to = CameTo::default();
+    match blocking(move || Ok(network.repair_firewall())).await {
+        Ok(outcome) => note(pool.metrics(), &outcome, &mut came_to),
+        Err(error) => failed(&error, &mut came_to),
+    }
+    came_to.again
+}
+
 async fn look_at_pods(pool: &Arc<Pool>, clock: Clock) -> Result<Checked, String> {
-    let checked = compare(pool, clock, false).await?;
+    let reader = pool.clone();
+    let checked = blocking(move || compare(&reader, clock, false)).await?;
     if checked.missing == 0 {
         return Ok(checked);
     }
-    let held = pool.hold_replies().await;
-    let checked = compare(pool, clock, true).await;
-    drop(held);
-    checked
+    let writer = pool.clone();
+    blocking(move || {
+        // Not before there is a thread to do the work: plugins wait meanwhile.
+        let _held = Handle::current().block_on(writer.hold_replies());
+        compare(&writer, clock, true)
+    })
+    .await
 }
 
-async fn compare(pool: &Arc<Pool>, clock: Clock, write: bool) -> Result<Checked, String> {
+fn compare(pool: &Pool, clock: Clock, write: bool) -> Result<Checked, String> {
     let held = pool.look(|manager, _| held(manager));
-    let (network, unix) = (pool.network().clone(), clock.now().unix);
-    blocking(move || network.check_pods(&pods(&held, unix), write)).await
+    pool.network().check_pods(&pods(&held, clock.now().unix), write)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-fn failed(error: &str, came_to: &mut CameTo) {
+fn failed(error: impl std::fmt::Display, came_to: &mut CameTo) {
     tracing::warn!("the host's network could not be looked at: {error}");
     came_to.again = true;
 }
@@ -183,6 +220,9 @@ fn note(metrics: &Metrics, outcome: &Outcome, came_to: &mut CameTo) {
     for (repair, error) in &outcome.failed {
         metrics.host_repaired(repair.kind.into(), metrics::Outcome::Error, 1);
         tracing::warn!("the host's network is not as it must be, and cannot be put right ({repair}): {error}");
+    }
+    for error in &outcome.unseen {
+        failed(error, came_to);
     }
     came_to.repaired |= !outcome.done.is_empty();
     came_to.again |= !outcome.failed.is_empty();

@@ -11,6 +11,8 @@ pub(super) const SETTLE: Duration = Duration::from_millis(200);
 const LONGEST_SETTLE: Duration = Duration::from_secs(2);
 /// Between looks at everything, 20 % more or less.
 const EVERYTHING: Duration = Duration::from_secs(120);
+/// The longest time in which nobody listens although it could be tried: the timer looks at everything twice as often.
+const LONGEST_DEAF: Duration = Duration::from_secs(60);
 
 /// What to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +32,23 @@ pub(super) struct Agenda {
     overrun: bool,
     /// Looks in a row that found something.
     streak: u32,
+    /// When to look at iptables.
+    firewall: Option<Duration>,
+    /// That is being done.
+    at_firewall: bool,
 }
 
 impl Agenda {
     /// Looks at once, `jitter` (0 to 1) decides when at everything.
     pub(super) fn new(now: Duration, jitter: f64) -> Self {
-        Self { everything: now + interval(jitter), soon: Some(now), overrun: false, streak: 0 }
+        let everything = now + interval(jitter);
+        Self { everything, soon: Some(now), overrun: false, streak: 0, firewall: None, at_firewall: false }
     }
 
     /// The time of the next look.
     pub(super) fn next(&self) -> Duration {
-        self.soon.map_or(self.everything, |soon| soon.min(self.everything))
+        let firewall = self.firewall.filter(|_| !self.at_firewall);
+        [self.soon, firewall].into_iter().flatten().fold(self.everything, Duration::min)
     }
 
     /// There are news that concern us.
@@ -78,9 +86,61 @@ impl Agenda {
     pub(super) fn done(&mut self, now: Duration, came_to: &CameTo) {
         self.streak = if came_to.repaired { self.streak.saturating_add(1) } else { 0 };
         if came_to.again {
-            self.overrun |= came_to.everything;
             self.at(now + PLUGIN);
         }
+        if came_to.firewall {
+            self.firewall = Some(now);
+        }
+    }
+
+    /// Whether to look at iptables now; one look at a time.
+    pub(super) fn firewall_due(&mut self, now: Duration) -> bool {
+        let due = !self.at_firewall && self.firewall.is_some_and(|at| at <= now);
+        if due {
+            self.firewall = None;
+            self.at_firewall = true;
+        }
+        due
+    }
+
+    /// That look has ended, and is to be taken again if it could not do all.
+    pub(super) fn firewall_done(&mut self, now: Duration, again: bool) {
+        self.at_firewall = false;
+        if again && self.firewall.is_none() {
+            self.firewall = Some(now + PLUGIN);
+        }
+    }
+}
+
+/// When to listen for news again after they have ended, or could not be had: later each time, until there are some.
+#[derive(Debug, Default)]
+pub(super) struct Listening {
+    at: Duration,
+    pause: Duration,
+}
+
+impl Listening {
+    pub(super) fn next(&self) -> Duration {
+        self.at
+    }
+
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.at <= now
+    }
+
+    /// Since the last news.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.pause.is_zero()
+    }
+
+    pub(super) fn failed(&mut self, now: Duration) {
+        self.pause = (self.pause * 2).clamp(SETTLE, LONGEST_DEAF);
+        self.at = now + self.pause;
+    }
+
+    /// There are news.
+    pub(super) fn heard(&mut self) {
+        self.pause = Duration::ZERO;
     }
 }
 
@@ -92,8 +152,8 @@ fn interval(jitter: f64) -> Duration {
 mod tests {
     use super::*;
 
-    const NOTHING: CameTo = CameTo { repaired: false, again: false, everything: false };
-    const REPAIRED: CameTo = CameTo { repaired: true, again: false, everything: false };
+    const NOTHING: CameTo = CameTo { repaired: false, again: false, firewall: false };
+    const REPAIRED: CameTo = CameTo { repaired: true, ..NOTHING };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -166,12 +226,55 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_no_news_and_failed_is_looked_at_again_soon() {
+    fn iptables_is_looked_at_when_it_is_wanted_and_once_at_a_time() {
+        let mut agenda = settled();
+        assert!(!agenda.firewall_due(ms(0)));
+        agenda.noticed(ms(0));
+        assert_eq!(agenda.due(ms(200), 0.5), Some(Scope::Network));
+        agenda.done(ms(200), &CameTo { firewall: true, ..NOTHING });
+        assert_eq!(agenda.next(), ms(200));
+        assert!(agenda.firewall_due(ms(200)));
+        // It takes its time. Everything else goes on, and what is wanted meanwhile is not lost.
+        assert_eq!(agenda.next(), EVERYTHING);
+        agenda.noticed(ms(300));
+        assert_eq!(agenda.due(ms(500), 0.5), Some(Scope::Network));
+        agenda.done(ms(500), &CameTo { firewall: true, ..NOTHING });
+        assert!(!agenda.firewall_due(ms(600)) && agenda.next() == EVERYTHING);
+        agenda.firewall_done(ms(700), false);
+        assert!(agenda.next() <= ms(700) && agenda.firewall_due(ms(700)));
+        agenda.firewall_done(ms(800), true);
+        assert_eq!(agenda.next(), ms(800) + PLUGIN, "it could not do all");
+        assert!(!agenda.firewall_due(ms(900)) && agenda.firewall_due(ms(800) + PLUGIN));
+        agenda.firewall_done(agenda.next(), false);
+        assert!(!agenda.firewall_due(EVERYTHING), "nobody wants it");
+    }
+
+    #[test]
+    fn whoever_cannot_listen_tries_later_each_time() {
+        let mut listening = Listening::default();
+        assert!(listening.is_due(ms(0)) && !listening.has_failed());
+        let mut now = ms(1000);
+        let mut pauses = Vec::new();
+        for _ in 0..11 {
+            listening.failed(now);
+            assert!(listening.has_failed() && !listening.is_due(now));
+            pauses.push((listening.next() - now).as_millis());
+            now = listening.next();
+            assert!(listening.is_due(now));
+        }
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000]);
+        listening.heard();
+        listening.failed(now);
+        assert_eq!(listening.next() - now, SETTLE);
+    }
+
+    #[test]
+    fn what_failed_is_looked_at_again_soon() {
         let mut agenda = settled();
         agenda.noticed(ms(0));
         assert_eq!(agenda.due(ms(200), 0.5), Some(Scope::Network));
-        agenda.done(ms(200), &CameTo { again: true, everything: true, ..NOTHING });
+        agenda.done(ms(200), &CameTo { again: true, ..NOTHING });
         assert_eq!(agenda.next(), ms(200) + PLUGIN);
-        assert_eq!(agenda.due(agenda.next(), 0.5), Some(Scope::Overrun));
+        assert_eq!(agenda.due(agenda.next(), 0.5), Some(Scope::Network));
     }
 }

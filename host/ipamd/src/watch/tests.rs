@@ -113,13 +113,88 @@ async fn replies_are_held_only_to_write_and_what_was_done_is_counted() {
 
     test.network.harm("rule of a");
     let came_to = look(pool, clock, Scope::Everything).await;
-    assert_eq!(came_to, CameTo { repaired: true, ..CameTo::default() });
-    assert_eq!(test.network.taken(), ["repair everything", "pods 1", "pods 1 written: rule of a"]);
+    assert_eq!(came_to, CameTo { repaired: true, firewall: true, again: false });
+    assert_eq!(test.network.taken(), ["repair", "pods 1", "pods 1 written: rule of a"]);
     assert!(counted(r#"reservoir_host_repairs_total{kind="rule",result="success"} 1"#));
     assert!(counted(r#"reservoir_host_checks_total{cause="timer"} 1"#));
     assert!(counted(r#"reservoir_host_checks_total{cause="news"} 1"#));
 
-    // What fails is tried again.
+    // What fails is tried again, and keeps nothing else from being done.
     test.network.fail("the kernel is busy");
-    assert_eq!(look(pool, clock, Scope::Network).await, CameTo { again: true, ..CameTo::default() });
+    test.network.harm("rule of a");
+    let came_to = look(pool, clock, Scope::Network).await;
+    assert_eq!(came_to, CameTo { repaired: true, again: true, firewall: false });
+    assert_eq!(test.network.taken(), ["pods 1", "pods 1 written: rule of a"]);
+    assert!(!look_at_firewall(pool).await);
+    test.network.fail("the lock is another's");
+    assert!(look_at_firewall(pool).await);
+    assert!(counted(r#"reservoir_host_repairs_total{kind="firewall",result="error"} 1"#));
+}
+
+/// Looks until there is what is looked for.
+async fn until(what: &str, mut look: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if look() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("{what}: it does not come to that");
+}
+
+#[tokio::test]
+async fn whoever_keeps_the_lock_of_iptables_keeps_no_pod_from_its_rules() {
+    let test = TestPool::new(&[0]);
+    let (pool, clock) = (&test.pool, Clock::start());
+    pool.add(&key("a"), &pod("a"), Wanted::One).await.unwrap();
+    let (release, locked) = test.network.lock_iptables();
+    locked.recv().unwrap();
+    let at_iptables = tokio::spawn({
+        let pool = pool.clone();
+        async move { look_at_firewall(&pool).await }
+    });
+    for rule in ["rule of a", "another rule of a"] {
+        test.network.harm(rule);
+        let looked = tokio::time::timeout(Duration::from_secs(20), look(pool, clock, Scope::Everything)).await;
+        assert!(looked.expect("it waits for the lock").repaired, "{rule}");
+        assert_eq!(test.network.taken(), ["repair", "pods 1", &format!("pods 1 written: {rule}")]);
+    }
+    assert!(!at_iptables.is_finished());
+    drop(release);
+    assert!(!at_iptables.await.unwrap());
+    assert_eq!(test.network.taken(), ["iptables"]);
+}
+
+/// A plugin must not wait for a thread that has other things to do.
+#[test]
+fn replies_are_not_held_before_there_is_a_thread_to_write() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let test = TestPool::new(&[0]);
+        let (pool, clock) = (test.pool.clone(), Clock::start());
+        pool.add(&key("a"), &pod("a"), Wanted::One).await.unwrap();
+        test.network.harm("rule of a");
+        // The only thread for such work is taken before the first look, and again before it can write.
+        let occupy = || {
+            let (free, freed) = std::sync::mpsc::channel::<()>();
+            (free, tokio::task::spawn_blocking(move || freed.recv().is_ok()))
+        };
+        let (first, _first) = occupy();
+        let looker = pool.clone();
+        let looking = tokio::spawn(async move { look_at_pods(&looker, clock).await });
+        // It stands in the line behind the first.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (second, _second) = occupy();
+        drop(first);
+        until("it has looked", || test.network.taken() == ["pods 1"]).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let adding = async { pool.add(&key("b"), &pod("b"), Wanted::One).await };
+        let added = tokio::time::timeout(Duration::from_secs(20), adding).await;
+        drop(second);
+        assert!(added.is_ok(), "an ADD waits for a thread that has not begun to write");
+        added.unwrap().unwrap();
+        let checked = looking.await.unwrap().unwrap();
+        assert_eq!(checked.outcome.done.len(), 1);
+    });
 }
