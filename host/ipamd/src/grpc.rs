@@ -271,17 +271,22 @@ impl Service {
     }
 }
 
+/// An address of the pool.
 fn metadata(ip: IpAddr, device: u32, table: u32) -> rpc::IpAllocationMetadata {
+    rpc::IpAllocationMetadata {
+        device_number: i32::try_from(device).unwrap_or(i32::MAX),
+        route_table_id: i32::try_from(table).unwrap_or(i32::MAX),
+        ..address(ip)
+    }
+}
+
+/// An address in the field of its family.
+fn address(ip: IpAddr) -> rpc::IpAllocationMetadata {
     let (ipv4_addr, ipv6_addr) = match ip {
         IpAddr::V4(a) => (a.to_string(), String::new()),
         IpAddr::V6(a) => (String::new(), a.to_string()),
     };
-    rpc::IpAllocationMetadata {
-        ipv4_addr,
-        ipv6_addr,
-        device_number: i32::try_from(device).unwrap_or(i32::MAX),
-        route_table_id: i32::try_from(table).unwrap_or(i32::MAX),
-    }
+    rpc::IpAllocationMetadata { ipv4_addr, ipv6_addr, ..rpc::IpAllocationMetadata::default() }
 }
 
 #[tonic::async_trait]

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use reservoir_core::manager::Event;
 use reservoir_kube::{KubeError, PodName};
 use reservoir_rpc as rpc;
 use tonic::{Code, Response, Status};
 
-use super::{Service, failed};
+use super::{Service, address, failed};
 use crate::branch::{Branch, Gone};
 
 /// The trunk's link may come a little after EC2's word of it: so many looks, so far apart (spec 02 §3.2).
@@ -27,7 +28,11 @@ pub(super) struct Found {
 /// Why a pod gets none now.
 enum Lacking {
     /// Others are at work on it: it may come.
-    NotYet(String),
+    NotYet {
+        why: String,
+        /// It is the trunk's link: the trunk may be another by now.
+        link: bool,
+    },
     Refused(String),
 }
 
@@ -39,11 +44,15 @@ impl Service {
     pub(super) async fn branch_of(&self, r: &rpc::AddNetworkRequest) -> Result<Option<Found>, String> {
         let pod = PodName::new(r.k8s_pod_namespace.as_str(), r.k8s_pod_name.as_str());
         let (until, mut pause) = (Instant::now() + self.facts.add_wait, FIRST_PAUSE);
+        let mut asked = false;
         loop {
             match self.look_for_branch(&pod).await {
                 Ok(found) => return Ok(found),
                 Err(Lacking::Refused(why)) => return Err(why),
-                Err(Lacking::NotYet(why)) => {
+                Err(Lacking::NotYet { why, link }) => {
+                    if link && !std::mem::replace(&mut asked, true) {
+                        self.pool.tell(Event::LinkMissing);
+                    }
                     let stopping = self.pool.look(|manager, _| manager.is_terminating());
                     if stopping || Instant::now() + pause > until {
                         return Err(why);
@@ -63,28 +72,49 @@ impl Service {
             return Ok(None);
         }
         let trunk = self.pool.look(|manager, _| manager.trunk().map(|eni| (eni.id.clone(), eni.mac.clone())));
-        let Some((eni, mac)) = trunk else {
-            return Err(Lacking::NotYet(
-                "the pod asks for a branch network interface (a SecurityGroupPolicy names it) and the node has no trunk \
-                 interface that could carry it; the VPC resource controller attaches one where the instance type can have \
-                 it and a place is free"
-                    .to_owned(),
-            ));
-        };
+        let Some((eni, mac)) = trunk else { return Err(self.no_trunk()) };
         let index = self.link_index(&mac).await.map_err(Lacking::Refused)?;
         let Some(trunk) = index else {
-            return Err(Lacking::NotYet(format!("the node shows no link of the trunk interface {eni} ({mac})")));
+            let why = format!("the node shows no link of the trunk interface {eni} ({mac})");
+            return Err(Lacking::NotYet { why, link: true });
         };
         let Some(annotation) = &facts.branches else {
-            return Err(Lacking::NotYet(format!(
+            let why = format!(
                 "the VPC resource controller has not yet made the branch network interface of {pod}: it has no annotation \
                  vpc.amazonaws.com/pod-eni"
-            )));
+            );
+            return Err(Lacking::NotYet { why, link: false });
         };
         match Branch::read(annotation, self.facts.ipv6) {
             Ok(branch) => Ok(Some(Found { branch, trunk })),
             Err(error) => Err(Lacking::Refused(error.to_string())),
         }
+    }
+
+    /// Whether a trunk may come, and who is to be asked for it.
+    fn no_trunk(&self) -> Lacking {
+        const WISH: &str = "the pod asks for a branch network interface (a SecurityGroupPolicy names it) and";
+        let (instance_type, may_have, ec2) = self.pool.look(|manager, _| {
+            let settings = manager.settings();
+            (settings.instance.instance_type.clone(), settings.trunk_compatible, settings.ec2)
+        });
+        if !may_have {
+            return Lacking::Refused(format!(
+                "{WISH} an instance of type {instance_type} can have no trunk interface that could carry it; the pod needs a \
+                 node of another type"
+            ));
+        }
+        if !ec2 {
+            return Lacking::Refused(format!(
+                "{WISH} this node cannot tell a trunk interface from another, as only EC2 knows and ENABLE_IMDS_ONLY_MODE is \
+                 set; unset it, or run the pod on another node"
+            ));
+        }
+        let why = format!(
+            "{WISH} the node has no trunk interface that could carry it; the VPC resource controller attaches one where the \
+             instance type can have it and a place is free"
+        );
+        Lacking::NotYet { why, link: false }
     }
 
     async fn link_index(&self, mac: &str) -> Result<Option<u32>, String> {
@@ -120,10 +150,8 @@ impl Service {
                 "it asks for several network cards too: a pod with a branch interface has no other"
             );
         }
-        let entry = match branch.address {
-            std::net::IpAddr::V4(ip) => rpc::IpAllocationMetadata { ipv4_addr: ip.to_string(), ..entry() },
-            std::net::IpAddr::V6(ip) => rpc::IpAllocationMetadata { ipv6_addr: ip.to_string(), ..entry() },
-        };
+        // On no device of the node's, in no table of the pool's.
+        let entry = rpc::IpAllocationMetadata { device_number: -1, ..address(branch.address) };
         let branched = rpc::AddNetworkReply {
             ip_allocation_metadata: vec![entry],
             pod_vlan_id: branch.vlan.into(),
@@ -177,22 +205,8 @@ impl Service {
             // The plugin needs the answer to clear up.
             tracing::warn!(namespace = pod.namespace, pod = pod.name, "the pod's annotation stays: {error}");
         }
-        let metadata = match gone.address {
-            Some(std::net::IpAddr::V4(ip)) => {
-                rpc::IpAllocationMetadata { ipv4_addr: ip.to_string(), ..rpc::IpAllocationMetadata::default() }
-            }
-            // The reference tells the IPv4 address here too, and nothing is cleared up (W5, DW-10).
-            Some(std::net::IpAddr::V6(ip)) => {
-                rpc::IpAllocationMetadata { ipv6_addr: ip.to_string(), ..rpc::IpAllocationMetadata::default() }
-            }
-            None => rpc::IpAllocationMetadata::default(),
-        };
-        let ip_allocation_metadata = vec![metadata];
+        // The reference tells the IPv4 address on IPv6 nodes too, and nothing is cleared up (W5, DW-10).
+        let ip_allocation_metadata = vec![gone.address.map(address).unwrap_or_default()];
         Ok(Response::new(rpc::DelNetworkReply { pod_vlan_id: gone.vlan, ip_allocation_metadata, ..reply }))
     }
-}
-
-/// Of a branch interface: on no device of the node's, in no table of the pool's.
-fn entry() -> rpc::IpAllocationMetadata {
-    rpc::IpAllocationMetadata { device_number: -1, ..rpc::IpAllocationMetadata::default() }
 }

@@ -148,6 +148,39 @@ async fn it_never_gets_an_ordinary_address_and_hears_what_is_missing() {
 }
 
 #[tokio::test]
+async fn where_no_trunk_can_come_nobody_waits_for_one() {
+    for (pool, remedy) in [
+        (TestPool::with(|s| s.trunk_compatible = false), "an instance of type c5.4xlarge can have no trunk interface"),
+        (TestPool::with(|s| s.ec2 = false), "ENABLE_IMDS_ONLY_MODE is set; unset it, or"),
+    ] {
+        let service = service(&pool, |f| {
+            f.pod_eni = true;
+            f.add_wait = Duration::from_secs(600);
+        })
+        .await;
+        put_pod(&pool, LIMIT);
+        let text = tokio::time::timeout(Duration::from_secs(60), why(&service)).await.expect(remedy);
+        assert!(text.contains(remedy), "{text}");
+        // Others of the node are not concerned.
+        put_pod(&pool, "");
+        assert!(service.add_network(add("s", false)).await.unwrap().into_inner().success);
+    }
+}
+
+#[tokio::test]
+async fn what_is_attached_is_read_again_when_the_trunk_s_link_does_not_show() {
+    // Spec 02 §3.2.
+    let pool = TestPool::with_trunk();
+    put_pod(&pool, LIMIT);
+    annotate(&pool, &annotation_of_both().to_string());
+    let service = service(&pool, |f| f.pod_eni = true).await;
+    let questions = || pool.pool.look(|manager, _| manager.jobs_under_way());
+    let before = questions();
+    assert!(why(&service).await.contains("no link of the trunk interface"));
+    assert_eq!(questions(), before + 1);
+}
+
+#[tokio::test]
 async fn other_pods_of_the_node_are_ordinary_and_without_the_feature_all_are() {
     let (pool, with) = ready(|_| {}).await;
     // The key may go on; another container is not looked at (spec 02 §3.2).
