@@ -144,6 +144,11 @@ fn from_saved(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), String>
             return from_kernel(invocation, deps);
         }
     };
+    if saved.is_empty() {
+        // Another version's, or what a plugin behind us made of it.
+        log.info(format_args!("The saved result of {} has no address of {}", env.container_id, env.ifname));
+        return from_kernel(invocation, deps);
+    }
     let mut ours = Vec::new();
     for address in saved {
         if still_ours(invocation, deps, &address)? {

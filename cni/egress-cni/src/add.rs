@@ -32,6 +32,8 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<String, Error>
         "Received CNI add request: ContainerID({}) Netns({}) IfName({}) Args({})",
         env.container_id, env.netns, env.ifname, env.args
     ));
+    // A DEL of the same pod that is not done yet would take away what is made here.
+    let _turn = deps.net.turn(env.netns.as_ref()).map_err(|error| Error::Plugin(error.to_string()))?;
     let done = (|| {
         let allocation = deps.ipam.add(invocation).map_err(|cause| ipam_failed(&cause))?;
         log.debug(format_args!("{} gave {} {allocation:?}", conf.ipam_type, env.container_id));

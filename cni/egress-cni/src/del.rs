@@ -25,6 +25,11 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
         "Received CNI del request: ContainerID({}) Netns({}) IfName({}) Args({})",
         env.container_id, env.netns, env.ifname, env.args
     ));
+    // An ADD of the same pod that is not done yet would put back what is removed here.
+    let _turn = deps.net.turn(Path::new(&env.netns)).unwrap_or_else(|error| {
+        log.error(format_args!("Not waiting any longer for who works on {}: {error}", env.container_id));
+        None
+    });
     let family = conf.family();
     let chain = firewall::chain(family, &conf.name, &env.container_id);
     if let Err(error) = deps.net.remove_rules(family, &chain) {

@@ -5,10 +5,20 @@ use std::path::Path;
 use reservoir_net::Error;
 use reservoir_net::egress::firewall::{Firewall, SnatRules};
 use reservoir_net::egress::{self, EgressLink, EgressSetup};
+use reservoir_net::netns::{Netns, Turn};
 use reservoir_net::rule::Family;
 
 /// Wiring and SNAT of pods' egress.
 pub trait EgressNet {
+    /// Waits until no other plugin works on this pod, and keeps others from it as long as the answer lives. Without a
+    /// namespace there is nobody to wait for.
+    ///
+    /// # Errors
+    /// As [`Netns::lock`].
+    fn turn(&self, _netns: &Path) -> Result<Option<Turn>, Error> {
+        Ok(None)
+    }
+
     /// Wires a pod, or leaves nothing behind.
     ///
     /// # Errors
@@ -55,6 +65,10 @@ pub trait EgressNet {
 pub struct KernelNet;
 
 impl EgressNet for KernelNet {
+    fn turn(&self, netns: &Path) -> Result<Option<Turn>, Error> {
+        Netns::open(netns).map_or(Ok(None), |netns| netns.lock().map(Some))
+    }
+
     fn set_up(&self, setup: &EgressSetup) -> Result<EgressLink, Error> {
         egress::set_up(setup)
     }

@@ -6,7 +6,9 @@ mod support;
 use std::net::IpAddr;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use reservoir_net::netns::Netns;
 use reservoir_net::rule::Family;
 use serde_json::json;
 use support::{Kind, Namespace, World};
@@ -22,7 +24,7 @@ fn host_veth(result: &serde_json::Value) -> String {
 fn ipv4_as_the_specification_shows_it() {
     for flavour in ["legacy", "nft"] {
         World::one("ipv4_as_the_specification_shows_it", Kind { family: Family::V4, flavour }, |world| {
-            let pod = Namespace::pod();
+            let pod = support::pod();
             let result = world.add(ID, &pod);
             let veth = host_veth(&result);
             assert_eq!(
@@ -55,7 +57,7 @@ fn ipv4_as_the_specification_shows_it() {
 fn ipv6_as_the_specification_shows_it() {
     for flavour in ["legacy", "nft"] {
         World::one("ipv6_as_the_specification_shows_it", Kind { family: Family::V6, flavour }, |world| {
-            let pod = Namespace::pod();
+            let pod = support::pod();
             pod.ip("link set eth0 up");
             pod.ip("link set far0 up");
             // As runtimes leave it.
@@ -103,7 +105,7 @@ fn two_pods_talk_to_the_outside_as_the_node_and_leave_nothing() {
         world.node.command(&program, "-t nat -N KUBE-POSTROUTING");
         world.node.command(&program, "-t nat -A POSTROUTING -j KUBE-POSTROUTING");
         let before = world.inventory();
-        let pods = [Namespace::pod(), Namespace::pod()];
+        let pods = [support::pod(), support::pod()];
         for (number, pod) in (0u16..).zip(&pods) {
             let result = world.add(&format!("pod-{number}"), pod);
             // Both ends are told with their real addresses, behind what was there; no address is added.
@@ -141,7 +143,7 @@ fn two_pods_talk_to_the_outside_as_the_node_and_leave_nothing() {
 fn del_needs_no_namespace_and_works_when_the_feature_is_off() {
     World::each("del_needs_no_namespace", |world| {
         let before = world.inventory();
-        let pods: Vec<Namespace> = (0..4).map(|_| Namespace::pod()).collect();
+        let pods: Vec<Namespace> = (0..4).map(|_| support::pod()).collect();
         for (number, pod) in pods.iter().enumerate() {
             world.add(&format!("pod-{number}"), pod);
         }
@@ -168,7 +170,7 @@ fn del_needs_no_namespace_and_works_when_the_feature_is_off() {
 fn switched_off_nothing_happens() {
     World::each("switched_off_nothing_happens", |world| {
         let before = world.inventory();
-        let pod = Namespace::pod();
+        let pod = support::pod();
         let mut conf = world.conf();
         conf["enabled"] = "false".into();
         let output = world.plugin("ADD", ID, pod.path().to_str().unwrap(), &conf);
@@ -189,7 +191,7 @@ fn a_range_that_is_used_up_is_an_error_and_nothing_is_left() {
         // One address beside the gateway.
         let subnet = if world.kind.family == Family::V4 { "169.254.172.0/30" } else { "fd00::ac:00/126" };
         conf["ipam"]["ranges"][0][0]["subnet"] = subnet.into();
-        let pods: Vec<Namespace> = (0..8).map(|_| Namespace::pod()).collect();
+        let pods: Vec<Namespace> = (0..8).map(|_| support::pod()).collect();
         let mut refused = Vec::new();
         for (number, pod) in pods.iter().enumerate() {
             let container = format!("pod-{number}");
@@ -203,7 +205,7 @@ fn a_range_that_is_used_up_is_an_error_and_nothing_is_left() {
         assert!((1..=2).contains(&given), "{refused:?}");
         assert!(refused.iter().all(|(_, msg)| msg.starts_with("running IPAM plugin failed: ")), "{refused:?}");
         for (number, _) in &refused {
-            assert!(!pods[*number].has(world.kind.interface()));
+            assert!(!support::has(&pods[*number], world.kind.interface()));
         }
         // An address that comes back can be given again.
         world.del_with("pod-0", pods[0].path().to_str().unwrap(), &conf);
@@ -225,12 +227,12 @@ fn a_range_that_is_used_up_is_an_error_and_nothing_is_left() {
 fn an_add_that_fails_half_way_leaves_nothing() {
     World::each("an_add_that_fails_half_way", |world| {
         let before = world.inventory();
-        let pod = Namespace::pod();
+        let pod = support::pod();
         let netns = pod.path().to_str().unwrap().to_owned();
         let nothing_left = |what: &str| {
             world.settles_to(&before);
             assert!(world.held().is_empty(), "{what}: {:?}", world.held());
-            assert!(!pod.has(world.kind.interface()), "{what}");
+            assert!(!support::has(&pod, world.kind.interface()), "{what}");
         };
 
         // At the address: there is no such namespace.
@@ -271,13 +273,13 @@ fn an_add_that_fails_half_way_leaves_nothing() {
 fn without_iptables_add_fails_and_del_does_not() {
     World::each("without_iptables", |world| {
         let before = world.inventory();
-        let pod = Namespace::pod();
+        let pod = support::pod();
         let netns = pod.path().to_str().unwrap().to_owned();
         for programs in [["iptables", "ip6tables"], ["iptables-restore", "ip6tables-restore"]] {
             let broken = world.break_programs(&programs);
             let msg = world.add_fails(ID, &netns, &world.conf());
             assert!(msg.starts_with("failed to add SNAT rules: ") && msg.contains("out of order"), "{msg}");
-            assert!(!pod.has(world.kind.interface()) && world.held().is_empty(), "{msg}");
+            assert!(!support::has(&pod, world.kind.interface()) && world.held().is_empty(), "{msg}");
             world.del(ID, &netns);
             drop(broken);
             world.settles_to(&before);
@@ -290,7 +292,7 @@ fn without_iptables_add_fails_and_del_does_not() {
 fn an_add_after_a_del_in_the_same_namespace_works() {
     World::each("an_add_after_a_del", |world| {
         let before = world.inventory();
-        let pod = Namespace::pod();
+        let pod = support::pod();
         for container in ["first", "second", "second-again"] {
             world.add(container, &pod);
             assert_eq!(world.talk(&pod), [world.kind.node(); 2], "{container}");
@@ -308,7 +310,7 @@ fn an_add_after_a_del_in_the_same_namespace_works() {
 fn many_pods_at_once() {
     World::each("many_pods_at_once", |world| {
         let before = world.inventory();
-        let pods: Vec<Namespace> = (0..8).map(|_| Namespace::pod()).collect();
+        let pods: Vec<Namespace> = (0..8).map(|_| support::pod()).collect();
         thread::scope(|scope| {
             for (number, pod) in pods.iter().enumerate() {
                 scope.spawn(move || world.add(&format!("pod-{number}"), pod));
@@ -335,7 +337,7 @@ fn many_pods_at_once() {
 fn what_is_gone_already_is_fine() {
     World::each("what_is_gone_already", |world| {
         let before = world.inventory();
-        let pod = Namespace::pod();
+        let pod = support::pod();
         let result = world.add(ID, &pod);
         let program = if world.kind.family == Family::V4 { "iptables" } else { "ip6tables" };
         let program = format!("{program}-{}", world.kind.flavour);
@@ -344,7 +346,7 @@ fn what_is_gone_already_is_fine() {
         world.del(ID, pod.path().to_str().unwrap());
         world.settles_to(&before);
         // And a chain that somebody emptied and uses.
-        let pod = Namespace::pod();
+        let pod = support::pod();
         world.node.command(&program, &format!("-t nat -N {}", world.chain("other")));
         world.add("other", &pod);
         assert_eq!(world.talk(&pod), [world.kind.node(); 2]);
@@ -366,4 +368,27 @@ fn the_program_says_what_it_is() {
     let output = plugin("");
     let about = String::from_utf8(output.stderr).unwrap();
     assert!(about.starts_with("egress CNI plugin ") && output.stdout.is_empty() && output.status.success(), "{about}");
+}
+
+#[test]
+fn what_works_on_a_pod_is_waited_for() {
+    World::one("what_works_on_a_pod_is_waited_for", Kind { family: Family::V4, flavour: "legacy" }, |world| {
+        let before = world.inventory();
+        let pod = support::pod();
+        for command in ["ADD", "DEL"] {
+            let turn = Netns::open(&pod.path()).and_then(Netns::lock).unwrap();
+            thread::scope(|scope| {
+                let netns = pod.path();
+                let plugin = scope.spawn(move || world.plugin(command, ID, netns.to_str().unwrap(), &world.conf()));
+                thread::sleep(Duration::from_millis(500));
+                let held = usize::from(command == "DEL");
+                assert!(!plugin.is_finished() && world.held().len() == held, "{command} does not wait");
+                drop(turn);
+                assert!(plugin.join().unwrap().status.success(), "{command}");
+                assert_eq!(world.held().len(), 1 - held, "{command}");
+            });
+        }
+        drop(pod);
+        world.settles_to(&before);
+    });
 }

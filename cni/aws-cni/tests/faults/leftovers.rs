@@ -35,7 +35,7 @@ const STATES: [(&str, &[&str], bool); 9] = [
 
 fn make(world: &World, pod: &Namespace, steps: &[&str], whole: bool) {
     if whole {
-        world.node.ip(&format!("link add {VETH} type veth peer name eth0 netns {}", pod.0));
+        world.node.ip(&format!("link add {VETH} type veth peer name eth0 netns {}", pod.name()));
         world.node.ip(&format!("link set {VETH} up"));
     }
     for step in steps {
@@ -100,6 +100,24 @@ fn del_in_every_state_whoever_can_be_asked() {
                 }
             }
         }
+    }
+}
+
+/// As after a plugin behind ours that passes on nothing of it.
+#[test]
+fn del_with_a_saved_result_that_has_no_address_goes_by_what_the_kernel_shows() {
+    let Some(world) = World::new("del_with_a_saved_result_that_has_no_address", KINDS[0]) else { return };
+    let before = world.node.inventory();
+    for daemon in [Daemon::Forgot, Daemon::Down] {
+        let pod = world.pod();
+        let mut saved = world.add(&pod);
+        saved["ips"] = Value::Array(Vec::new());
+        world.daemon.forget();
+        world.is_down(daemon == Daemon::Down);
+        world.del(&path(&pod), Some(&saved));
+        world.is_down(false);
+        assert_eq!(traces(&world), "", "{daemon:?}");
+        world.is_clean_after(&before, pod);
     }
 }
 
