@@ -406,6 +406,61 @@ async fn all_can_be_had(node: &Node) {
     }
 }
 
+/// Where left-overs are not searched for, as always in IPv6 mode: what was being made when the daemon was killed is deleted
+/// by the next one, and the card gets its interface all the same.
+#[test]
+fn an_interface_that_was_being_made_for_ipv6_is_not_left_behind() {
+    let name = "an_interface_that_was_being_made_for_ipv6_is_not_left_behind";
+    if !ring::skip::can_run(name, &["ip", "curl", "nft"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({
+        "vpc": {"id": "vpc-0b6c1d2e3f4a59687", "cidrs": ["10.0.0.0/16"], "ipv6_cidrs": ["2600:1f14:abc:d00::/56"]},
+        "subnets": [{"id": "subnet-0c3d5a7b9e1f24680", "cidr": "10.0.96.0/19", "ipv6_cidr": "2600:1f14:abc:d00::/64"}],
+        "instances": [{"id": "i-0c3f1a9d27b6e4851", "type": "c6in.32xlarge", "subnet": "subnet-0c3d5a7b9e1f24680"}],
+        // Made at once, and answered late.
+        "delays": {"profile": "instant", "create": 3.0, "attach": 0.2},
+        "audit_grace_seconds": 5.0,
+    });
+    let path = dir.path().join("sim.json");
+    fs::write(&path, config.to_string()).unwrap();
+    let env = [
+        ("RESERVOIR_HOST_NETWORK", "none"),
+        ("ENABLE_IPv4", "false"),
+        ("ENABLE_IPv6", "true"),
+        ("ENABLE_PREFIX_DELEGATION", "true"),
+        ("ENABLE_MULTI_NIC", "true"),
+    ];
+    let options = Options {
+        instance_type: "c6in.32xlarge".to_owned(),
+        delays: String::new(),
+        sim: vec!["--config".to_owned(), path.display().to_string()],
+        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..Options::of_tree()
+    };
+    let mut node = Node::new(options).unwrap();
+    let unattached = |n: &Node| {
+        let state = n.sim_state()?;
+        let enis = state["enis"].as_array().into_iter().flatten();
+        anyhow::Ok(enis.filter(|eni| eni["attachment"].is_null()).count())
+    };
+    for _ in 0..3 {
+        node.spawn_daemon().unwrap();
+        node.wait_for("EC2 has made an interface", MINUTE, |n| Ok(unattached(n)? > 0)).unwrap();
+        node.end_daemon(Signal::KILL).unwrap();
+        assert!(unattached(&node).unwrap() > 0, "nobody heard the answer");
+    }
+    node.start_daemon().unwrap();
+    node.wait_for("the simulated AWS finds nothing wrong", MINUTE, |n| {
+        let (audit, state) = (n.audit()?, n.sim_state()?);
+        let enis = state["enis"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(audit == json!([]) && enis == 2 && unattached(n)? == 0, "{enis} interfaces, {audit}");
+        Ok(true)
+    })
+    .unwrap();
+}
+
 /// A pod as its runtime knows it.
 struct Running {
     pod: Pod,

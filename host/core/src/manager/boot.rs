@@ -17,6 +17,7 @@ impl Manager {
     pub fn boot(&mut self, now: Now, attached: &[AttachedInterface], journal: Journal) {
         self.journal = journal;
         self.booted_at = now;
+        self.take_over_intents(now);
         self.next_look = now.mono + self.look_every();
         self.note_blocks(attached);
         for interface in attached {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::jobs::{Job, SUBNETS_FRESH};
+use super::left_overs::CREATED_TAG;
 use super::pace::retry_delay;
 use super::{CleanUp, Command, Counter, JobId, Level, Manager, NotReady, Now};
 use crate::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request};
@@ -18,8 +19,6 @@ const GROUPS_FRESH: Duration = Duration::from_secs(30);
 const BLOCK_TRIES: u32 = 5;
 /// Highest usable device index (spec 01 §1.9).
 const MAX_DEVICE: u32 = 99;
-/// An interface whose making was not answered is a left-over after so long.
-const LOST_AGE: Duration = Duration::from_secs(360);
 
 #[derive(Debug)]
 pub(super) struct Create {
@@ -198,7 +197,12 @@ impl Manager {
                 }
                 Stage::Create => match job.candidates.front() {
                     Some(subnet) => {
-                        let request = job.request.clone().unwrap_or_else(|| self.create_request(now, &job, subnet));
+                        if let Some(request) = &job.request {
+                            break Some(request.clone());
+                        }
+                        let created_at = crate::time::rfc3339(now.unix.as_secs());
+                        let request = self.create_request(now, &job, subnet, &created_at);
+                        self.intend(&job.token, &created_at);
                         job.request = Some(request.clone());
                         break Some(request);
                     }
@@ -256,16 +260,20 @@ impl Manager {
         CloudError { api: "CreateNetworkInterface", kind, code: code.to_owned(), message }
     }
 
-    fn create_request(&self, now: Now, job: &Create, subnet: &str) -> Request {
-        let instance = &self.settings.instance.instance_id;
+    /// What interfaces of this node are described as (spec 03 §7.2).
+    pub(super) fn description(&self) -> String {
+        format!("aws-K8S-{}", self.settings.instance.instance_id)
+    }
+
+    fn create_request(&self, now: Now, job: &Create, subnet: &str, created_at: &str) -> Request {
         let mut tags = self.wanted_tags();
-        tags.push(("node.k8s.amazonaws.com/createdAt".to_owned(), crate::time::rfc3339(now.unix.as_secs())));
+        tags.push((CREATED_TAG.to_owned(), created_at.to_owned()));
         tags.sort();
         let own_groups = job.eni_config.as_ref().map(|c| &c.security_groups).filter(|g| !g.is_empty());
         let groups = own_groups.or(self.security_groups.as_ref().map(|(groups, _)| groups));
         Request::CreateNetworkInterface(CreateInterface {
             subnet: subnet.to_owned(),
-            description: format!("aws-K8S-{instance}"),
+            description: self.description(),
             security_groups: groups.cloned().unwrap_or_default(),
             tags,
             unit: job.unit,
@@ -411,6 +419,7 @@ impl Manager {
             (Stage::Create, Ok(Answer::Interfaces(list))) if !list.is_empty() => {
                 job.made = list.into_iter().next();
                 if let Some(made) = &job.made {
+                    self.intent_is_made(&job.token, &made.eni);
                     let (addresses, prefixes) = (made.secondary.len() + 1, made.prefixes.len());
                     self.refused.granted(&made.subnet, job.unit);
                     self.took_from(&made.subnet.clone(), addresses, prefixes);
@@ -433,6 +442,7 @@ impl Manager {
                 ErrorKind::NoFreeAddress if job.count > 1 && !job.recounted && self.count_is_old(now) => {
                     job.recounted = true;
                     self.subnets_wanted = true;
+                    self.intent_is_in_doubt(now, &job.token);
                     job.token = self.random.token();
                     job.request = None;
                     job.stage = Stage::Subnets;
@@ -447,6 +457,7 @@ impl Manager {
                     if job.candidates.is_empty() {
                         return self.create_failed(now, *job, error);
                     }
+                    self.intent_is_in_doubt(now, &job.token);
                     job.token = self.random.token();
                     job.request = None;
                 }
@@ -507,6 +518,8 @@ impl Manager {
     /// EC2 has taken the attachment: the kernel shows the rest.
     fn attached(&mut self, now: Now, id: JobId, mut job: Box<Create>, attachment: String) {
         let Some(made) = &job.made else { return };
+        // The journal is written when it is programmed, or removed again.
+        self.intent_is_over(&made.eni);
         if attachment.is_empty() {
             self.verify(now);
         } else {
@@ -597,6 +610,7 @@ impl Manager {
     pub(super) fn take_in(&mut self, now: Now, spec: EniSpec, unit: Unit, nets: &[IpNet]) {
         let id = spec.id.clone();
         self.journal.removing.retain(|e| *e != id);
+        self.intent_is_over(&id);
         self.programmed.insert(id.clone());
         // A trunk is known by EC2's word alone: a restart must not take it for an interface of the pool.
         if !spec.trunk && !self.journal.managed.contains(&id) {
@@ -618,11 +632,8 @@ impl Manager {
         if error.kind.is_exhausted() {
             self.count(Counter::AllocAddressesFailed);
         }
-        if job.made.is_none() && error.kind == ErrorKind::Unknown {
-            // It may have been made: searched for as soon as it is old enough to be told from one being made.
-            let at = now.mono + LOST_AGE;
-            self.left_overs_due = Some(self.left_overs_due.map_or(at, |due| due.min(at)));
-            self.next_look = self.next_look.min(at);
+        if job.made.is_none() {
+            self.intent_is_in_doubt(now, &job.token);
         }
         if let Some(made) = &job.made {
             // It goes again. Once an attach was tried, EC2 is asked whether it happened: no answer is no refusal.

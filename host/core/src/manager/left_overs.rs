@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::listing::Verify;
 use super::{CleanUp, Level, Manager, Now};
 use crate::cloud::{Interface, Request};
 
@@ -9,7 +10,12 @@ use crate::cloud::{Interface, Request};
 const LEFT_OVERS_EVERY: Duration = Duration::from_secs(3600);
 /// One of this run is a left-over when it is as old and no job is about it.
 const LEFT_OVER_AGE: Duration = Duration::from_secs(300);
-const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
+pub(super) const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
+
+/// What the tag says of when an interface was made.
+pub(super) fn created_at(interface: &Interface) -> Option<&str> {
+    interface.tags.iter().find(|(k, _)| k == CREATED_TAG).map(|(_, at)| at.as_str())
+}
 
 impl Manager {
     pub(super) fn left_overs_due(&self, now: Now) -> bool {
@@ -17,14 +23,14 @@ impl Manager {
     }
 
     /// What an earlier run made and never attached, or this one, when EC2's answer was lost (spec 03 §7.10).
-    pub(super) fn clear_left_overs(&mut self, now: Now, list: Vec<Interface>) {
+    pub(super) fn clear_left_overs(&mut self, now: Now, job: &Verify, list: Vec<Interface>) {
         // Not all nodes of a cluster in the same second.
         let share = u32::try_from(self.random.next() % 300).unwrap_or(0);
         self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY + Duration::from_secs(u64::from(share)));
         let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
         let before = crate::time::rfc3339(settled.as_secs());
         for interface in list {
-            let created = interface.tags.iter().find(|(k, _)| k == CREATED_TAG).map(|(_, v)| v.as_str());
+            let created = created_at(&interface);
             // UTC texts of one length compare as times; what is not of that form is left alone.
             let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
             let ours = interface.description.starts_with("aws-K8S-");
@@ -36,6 +42,11 @@ impl Manager {
                 continue;
             }
             let busy = self.is_being_removed(&interface.eni) || self.is_being_made(&interface.eni);
+            if self.settings.provisioning && !busy && self.is_left_by_intent(job, &interface) {
+                self.log(Level::Warn, format!("{} was made, never attached, and is deleted", interface.eni));
+                self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
+                continue;
+            }
             let in_time_form = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z'));
             if ours && !in_time_form && self.settings.provisioning && self.settings.clean_up && !busy {
                 // Its age is unknown: from now on it is known (spec 03 §7.10, W-19).
@@ -48,12 +59,20 @@ impl Manager {
                 self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
             }
         }
-        // Where nothing may be changed an attached one waits for a daemon that may.
-        let waits = |e: &String| !self.settings.provisioning && self.attachments.contains_key(e);
-        let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None) && !waits(e);
+        if !self.settings.provisioning {
+            // Whoever may change things again finds it there.
+            return;
+        }
+        let before = self.journal.clone();
+        let over = |e: &&String| !self.is_being_removed(e) && !self.is_given_back(e, None);
         let removing: Vec<String> = self.journal.removing.iter().filter(over).cloned().collect();
-        // Neither attached nor left over: they are gone.
-        self.journal.removing.retain(|e| !removing.contains(e));
-        self.write_journal();
+        if !removing.is_empty() && !self.may_be_hidden(job.started) {
+            // Neither attached nor left over: they are gone.
+            self.journal.removing.retain(|e| !removing.contains(e));
+        }
+        self.settle_intents(job.started);
+        if self.journal != before {
+            self.write_journal();
+        }
     }
 }

@@ -158,7 +158,7 @@ impl Manager {
                 job.stage = VerifyStage::LeftOvers;
             }
             (VerifyStage::LeftOvers, Ok(Answer::Interfaces(list))) => {
-                self.clear_left_overs(now, list);
+                self.clear_left_overs(now, &job, list);
                 return self.verify_done(now, &job);
             }
             (VerifyStage::Subnets, Err(error)) if !matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unknown) => {

@@ -19,6 +19,7 @@
 //! | `node.rs` | what Kubernetes says of the node; the trunk |
 //! | `jobs.rs` | chains of calls, and what they share |
 //! | `assign.rs`, `create.rs`, `release.rs`, `remove.rs`, `adopt.rs` | one kind of job each |
+//! | `intents.rs` | interfaces that are not attached yet, so that none stays behind |
 //! | `family.rs`, `ipv6.rs` | what counts of an interface by family; a prefix for each |
 //! | `other_unit.rs` | what is left when prefix delegation is switched |
 //! | `boot.rs` | what is attached when the daemon starts |
@@ -39,6 +40,7 @@ mod decisions;
 mod exclude;
 mod family;
 mod groups;
+mod intents;
 mod ipv6;
 mod jobs;
 mod left_overs;
@@ -60,6 +62,7 @@ use std::time::Duration;
 
 pub use cards::{CardPool, Cards, OnCard, managed_cards, on_cards, tags_decide};
 pub use counters::{Activity, CleanUp, Counter, NotReady};
+pub use intents::Making;
 use pace::{Backoff, History, Random, Refused};
 pub use types::{
     Add, Command, Decided, Event, JobId, Journal, Level, Now, Reconciled, Record, Refusal, Settings, WaiterId, Wanted,

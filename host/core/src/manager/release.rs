@@ -51,7 +51,7 @@ impl Release {
 const IMDS_BEHIND: Duration = Duration::from_secs(180);
 
 /// The same of EC2's own listings (spec 01 §1.9).
-const EC2_BEHIND: Duration = Duration::from_secs(60);
+pub(super) const EC2_BEHIND: Duration = Duration::from_secs(60);
 
 /// Gone at EC2, and still in the journal.
 #[derive(Debug)]

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::jobs::{Job, Retry};
 use super::pace::retry_delay;
+use super::release::EC2_BEHIND;
 use super::{CleanUp, Command, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
-use crate::store::{EniSpec, Error as StoreError};
+use crate::store::{EniSpec, Error as StoreError, Time};
 
 /// Tries of a detach or a delete (spec 03 §8).
 const REMOVE_TRIES: u32 = 12;
@@ -24,6 +25,8 @@ pub(super) struct Remove {
     /// Under what a failure counts.
     why: CleanUp,
     stage: RemoveStage,
+    /// Until then EC2 may not know it yet: it was made a moment before (spec 03 W-24).
+    unknown_until: Option<Time>,
     pub retry: Retry,
 }
 
@@ -37,6 +40,11 @@ enum RemoveStage {
 impl Remove {
     pub fn is_for(&self, eni: &str) -> bool {
         self.eni.id == eni
+    }
+
+    /// Whether that EC2 knows no such interface tells that it is gone.
+    fn may_be_unknown(&self, now: Now) -> bool {
+        self.unknown_until.is_some_and(|until| now.mono < until)
     }
 }
 
@@ -65,7 +73,11 @@ impl Manager {
 
     /// Detaches and deletes an interface that is in no store.
     pub(super) fn dispose(&mut self, now: Now, eni: EniSpec, attached: bool, why: CleanUp) {
+        // EC2 may answer that there is no such interface, and have it.
+        let young = matches!(why, CleanUp::NewEni | CleanUp::LeftOver);
+        let unknown_until = young.then(|| now.mono + EC2_BEHIND);
         self.forget_adoption(&eni.id);
+        self.intent_is_over(&eni.id);
         self.programmed.remove(&eni.id);
         self.journal.managed.retain(|e| *e != eni.id);
         if !self.journal.removing.contains(&eni.id) {
@@ -79,7 +91,7 @@ impl Manager {
             None => (RemoveStage::Find, Request::DescribeNetworkInterfaces { ids: vec![eni.id.clone()] }),
         };
         let retry = Retry { at: None, attempt: 1, request: request.clone() };
-        let id = self.start(Job::Remove(Remove { eni, attached, why, stage, retry }));
+        let id = self.start(Job::Remove(Remove { eni, attached, why, stage, unknown_until, retry }));
         self.call(now, id, request);
     }
 
@@ -100,7 +112,9 @@ impl Manager {
                     }
                 }
             }
-            (RemoveStage::Find | RemoveStage::Delete, Err(e)) if e.kind == ErrorKind::NotFound => {
+            (RemoveStage::Find | RemoveStage::Delete, Err(e))
+                if e.kind == ErrorKind::NotFound && !job.may_be_unknown(now) =>
+            {
                 return self.gone(now, job);
             }
             (RemoveStage::Detach, Ok(_)) => self.detached(now, &mut job, delete, DETACH_PAUSE),
@@ -119,11 +133,14 @@ impl Manager {
                     self.count_left_behind(job.why, stage, &error);
                     self.log(Level::Error, format!("{} is left behind: {error}", job.eni.id));
                     if hopeless {
-                        self.giving.fail(now.mono, error, &mut self.random);
+                        self.giving.fail(now.mono, error.clone(), &mut self.random);
                     }
-                    self.journal.removing.retain(|e| *e != job.eni.id);
-                    self.write_journal();
-                    // If it is still attached it is used again, else it is a left-over.
+                    // If it is still attached it is used again, else the next search for left-overs, or the next start,
+                    // finds it in the journal.
+                    if stage != RemoveStage::Delete || error.kind == ErrorKind::InUse {
+                        self.journal.removing.retain(|e| *e != job.eni.id);
+                        self.write_journal();
+                    }
                     self.verify(now);
                     return self.ask(now.mono);
                 }

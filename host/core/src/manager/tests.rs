@@ -19,6 +19,7 @@ mod counted;
 mod ec2;
 mod ends;
 mod exhaustion;
+mod intents;
 mod ipv6;
 mod kubernetes;
 mod prefixes;
@@ -235,7 +236,7 @@ fn a_restart_serves_what_the_journal_knows_and_cleans_up_the_rest() {
     let journal = Journal {
         managed: vec!["eni-a".to_owned()],
         returning: vec![("eni-0".to_owned(), "10.0.1.2/32".to_owned())],
-        removing: vec![],
+        ..Journal::default()
     };
     let mut w = World::on(ec2, 0, journal);
     // Before EC2 has said anything: the primary less what was being given back, and the known interface.

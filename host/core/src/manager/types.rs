@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::intents::Making;
 use super::{Counter, NotReady};
 use crate::cloud::{Answer, CloudError, Instance, Request};
 use crate::ip::{IpNet, Ipv4Net};
@@ -211,6 +212,8 @@ pub struct Journal {
     pub returning: Vec<(String, String)>,
     /// Interfaces being removed.
     pub removing: Vec<String>,
+    /// Interfaces that EC2 was asked for and that are not attached yet.
+    pub making: Vec<Making>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

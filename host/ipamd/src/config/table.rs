@@ -186,7 +186,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "false",
         class: BoolStrict,
         here: Now,
-        effect: "Turns off the collection of detached ENIs that this instance made. Forced on when provisioning is disabled and in IMDS-only mode.",
+        effect: "Turns off the collection of detached ENIs that this instance made, found by their tags. Forced on in IPv6 mode, when provisioning is disabled and in IMDS-only mode. What the daemon's own journal names is deleted whatever is set.",
     },
     Variable {
         name: "AWS_MANAGE_ENIS_NON_SCHEDULABLE",
