@@ -1,6 +1,7 @@
 //! More addresses or prefixes on an attached interface: all, then one (spec 01 §3.5), then the subnet rests.
 
 use super::jobs::Job;
+use super::pace::Way;
 use super::types::blocks;
 use super::{Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
@@ -79,7 +80,7 @@ impl Manager {
     pub(super) fn assigned(&mut self, now: Now, id: JobId, mut job: Assign, result: Result<Answer, CloudError>) {
         match result {
             Ok(Answer::Assigned { addresses, prefixes }) => {
-                self.growth.succeed();
+                self.growth.succeed(job.card, Way::Assign);
                 self.refused.granted(&job.subnet, job.unit);
                 self.took_from(&job.subnet, addresses.len(), prefixes.len());
                 let got = blocks(&addresses, &prefixes);
@@ -109,7 +110,7 @@ impl Manager {
             Ok(other) => self.unexpected("AssignPrivateIpAddresses", &other),
             Err(error) if job.resync => {
                 self.count(unread(job.unit));
-                self.growth_failed(now, error);
+                self.growth_failed(now, job.card, Way::Assign, error);
             }
             Err(error) => match error.kind {
                 ErrorKind::AddressLimit => {
@@ -140,7 +141,7 @@ impl Manager {
                     if kind == ErrorKind::Refused {
                         return self.eni_refused(now, &job.eni, error);
                     }
-                    self.growth_failed(now, error);
+                    self.growth_failed(now, job.card, Way::Assign, error);
                 }
             },
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::jobs::{Job, SUBNETS_FRESH};
 use super::left_overs::CREATED_TAG;
-use super::pace::retry_delay;
+use super::pace::{Way, retry_delay};
 use super::{CleanUp, Command, Counter, JobId, Level, Manager, NotReady, Now};
 use crate::cloud::{Answer, CloudError, CreateInterface, ErrorKind, Interface, Request};
 use crate::ip::IpNet;
@@ -348,7 +348,7 @@ impl Manager {
             }
             Err(message) => {
                 // It costs EC2 nothing to ask again soon: the wait does not grow.
-                self.growth.succeed();
+                self.growth.succeed(job.card, Way::Create);
                 let (kind, code) = (ErrorKind::Refused, String::new());
                 self.create_failed(now, *job, CloudError { api: "ENIConfig", kind, code, message });
             }
@@ -565,7 +565,7 @@ impl Manager {
                 self.count_wait(now, &job, result.is_ok());
                 match result {
                     Ok(()) => {
-                        self.growth.succeed();
+                        self.growth.succeed(job.card, Way::Create);
                         // Attached by a call that was never answered: its attachment is still to be put right.
                         self.put_right_later |= job.attachment.is_none();
                         let (spec, nets) = (self.spec_of(&made, job.card, device), self.blocks_told(&made));
@@ -584,7 +584,8 @@ impl Manager {
                         self.log(Level::Error, format!("{} cannot be used and is removed: {error}", made.eni));
                         let message = format!("{}: {error}", made.eni);
                         let (kind, code) = (ErrorKind::Refused, String::new());
-                        self.growth.fail(now.mono, CloudError { api: "set-up", kind, code, message }, &mut self.random);
+                        let error = CloudError { api: "set-up", kind, code, message };
+                        self.growth.fail(now.mono, job.card, Way::Create, error, &mut self.random);
                         let spec = self.spec_of(&made, job.card, device);
                         self.dispose(now, spec, true, CleanUp::NewEni);
                     }
@@ -640,6 +641,6 @@ impl Manager {
             let spec = self.spec_of(made, job.card, job.device.unwrap_or(0));
             self.dispose(now, spec, job.device.is_some(), CleanUp::NewEni);
         }
-        self.growth_failed(now, error);
+        self.growth_failed(now, job.card, Way::Create, error);
     }
 }

@@ -93,6 +93,9 @@ impl Manager {
         if let Some(at) = self.refused.next(now.mono) {
             self.ask(at);
         }
+        if let Some(at) = self.growth.next(now.mono) {
+            self.ask(at);
+        }
     }
 
     /// Those who wait while nothing is under way, nothing cools in time and no gate opens in time wait for nothing.
@@ -115,6 +118,9 @@ impl Manager {
         if let Gate::OpensIn(seconds) = self.gates(now, calls).grow
             && now.mono + Duration::from_secs(u64::from(seconds)) < last
         {
+            return;
+        }
+        if self.growth.next(now.mono).is_some_and(|at| at < last) {
             return;
         }
         for waiter in std::mem::take(&mut self.waiters) {

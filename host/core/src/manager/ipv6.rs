@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::jobs::Job;
+use super::pace::Way;
 use super::{CALLS_PER_MINUTE, Counter, JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, ErrorKind, Request};
 use crate::ip::IpNet;
@@ -29,8 +30,8 @@ impl Manager {
         if self.terminating || !self.settings.provisioning || !self.settings.ec2 {
             return;
         }
-        if let Some(at) = self.growth.shut_until(now.mono) {
-            return self.ask(at);
+        if let Some(at) = self.growth.next(now.mono) {
+            self.ask(at);
         }
         if self.is_new_here(now) {
             return self.ask(now.mono + Duration::from_secs(1));
@@ -38,7 +39,10 @@ impl Manager {
         if self.minute(now).ec2_calls >= CALLS_PER_MINUTE {
             return self.ask(now.mono + Duration::from_secs(u64::from(self.rest_of_minute(now))));
         }
-        for eni in self.without_prefix() {
+        for (card, eni) in self.without_prefix() {
+            if self.growth.shut(now.mono, card, Way::Assign).is_some() {
+                continue;
+            }
             let request = Request::DescribeNetworkInterfaces { ids: vec![eni.clone()] };
             let id = self.start(Job::Prefix(Prefix { eni, stage: Stage::Look }));
             self.call(now, id, request);
@@ -48,6 +52,9 @@ impl Manager {
             return;
         }
         for card in self.without_interface() {
+            if self.growth.shut(now.mono, card, Way::Create).is_some() {
+                continue;
+            }
             // Its prefix comes when it is there (spec 03 §7.12).
             if let Err(reason) = self.start_create(now, &CreateEni { card, unit: Unit::Prefix, count: 0 }) {
                 self.log(Level::Debug, format!("card {card} gets no interface: {reason}"));
@@ -58,12 +65,12 @@ impl Manager {
         }
     }
 
-    /// Interfaces that should have a prefix, and have none under way.
-    fn without_prefix(&self) -> Vec<String> {
+    /// Interfaces that should have a prefix, and have none under way, with their cards.
+    fn without_prefix(&self) -> Vec<(u32, String)> {
         let under_way = |eni: &str| self.jobs.values().any(|j| matches!(j, Job::Prefix(p) if p.eni == eni));
         let enis = self.cards.iter().flat_map(|c| c.store.enis().map(move |(e, _)| (c, e)));
         let lacking = enis.filter(|(c, e)| !e.trunk && !e.excluded && c.store.slots_used(&e.id) == Some(0));
-        lacking.map(|(_, e)| e.id.clone()).filter(|id| !under_way(id)).collect()
+        lacking.map(|(_, e)| (e.card, e.id.clone())).filter(|(_, id)| !under_way(id)).collect()
     }
 
     /// Cards without any interface that pods could use, or that is about to be: those that were never used (spec 01 §9.2),
@@ -104,27 +111,32 @@ impl Manager {
                 self.unexpected("AssignIpv6Addresses", &other);
                 let (kind, code) = (ErrorKind::Unknown, String::new());
                 let message = format!("no prefix for {} was answered", job.eni);
-                self.prefix_failed(now, CloudError { api: "AssignIpv6Addresses", kind, code, message });
+                self.prefix_failed(now, &job.eni, CloudError { api: "AssignIpv6Addresses", kind, code, message });
             }
-            (_, Err(error)) => self.prefix_failed(now, error),
+            (_, Err(error)) => self.prefix_failed(now, &job.eni, error),
         }
         self.ask(now.mono);
     }
 
     fn got_prefix(&mut self, now: Now, eni: &str, nets: &[IpNet]) {
-        self.growth.succeed();
+        self.growth.succeed(self.card_of(eni), Way::Assign);
         for net in nets {
             self.log(Level::Info, format!("pods get addresses of {net} on {eni}"));
         }
         self.add_blocks(now, eni, Unit::Prefix, nets);
     }
 
-    fn prefix_failed(&mut self, now: Now, error: CloudError) {
+    fn prefix_failed(&mut self, now: Now, eni: &str, error: CloudError) {
         self.count(Counter::AllocAddressesFailed);
         self.log(Level::Warn, format!("an interface has no IPv6 prefix: {error}"));
         if error.kind == ErrorKind::NotFound {
             self.verify(now);
         }
-        self.growth.fail(now.mono, error, &mut self.random);
+        self.growth.fail(now.mono, self.card_of(eni), Way::Assign, error, &mut self.random);
+    }
+
+    /// The card of an interface; that of the primary where it is gone.
+    fn card_of(&self, eni: &str) -> u32 {
+        self.cards.eni(eni).map_or(0, |e| e.card)
     }
 }

@@ -9,7 +9,7 @@ use super::create::Create;
 use super::groups::Groups;
 use super::ipv6::Prefix;
 use super::listing::Verify;
-use super::pace::retry_delay;
+use super::pace::{Way, retry_delay};
 use super::release::Release;
 use super::remove::Remove;
 use super::{Command, Counter, JobId, Level, Manager, Now};
@@ -141,14 +141,15 @@ impl Manager {
         }
     }
 
-    /// A growth step failed: holds back, unless only a subnet is empty, which is remembered by itself.
-    pub(super) fn growth_failed(&mut self, now: Now, error: CloudError) {
+    /// A growth step failed: that way of the card is held back, unless only a subnet is empty, which is remembered by
+    /// itself.
+    pub(super) fn growth_failed(&mut self, now: Now, card: u32, way: Way, error: CloudError) {
         self.log(Level::Warn, format!("more addresses could not be had: {error}"));
         if !error.kind.is_exhausted() {
             if matches!(error.kind, ErrorKind::AddressLimit | ErrorKind::InterfaceLimit | ErrorKind::NotFound) {
                 self.verify(now);
             }
-            self.growth.fail(now.mono, error, &mut self.random);
+            self.growth.fail(now.mono, card, way, error, &mut self.random);
         }
         self.ask(now.mono);
     }
@@ -158,6 +159,14 @@ impl Manager {
             Growth::Assign(a) => a.unit,
             Growth::CreateEni(c) => c.unit,
         };
+        let (card, way) = match growth {
+            Growth::Assign(a) => (self.cards.eni(&a.eni).ok_or("I12: it is gone")?.card, Way::Assign),
+            Growth::CreateEni(c) => (c.card, Way::Create),
+        };
+        if let Some((until, error)) = self.growth.shut(now.mono, card, way) {
+            let seconds = until.saturating_sub(now.mono).as_secs() + 1;
+            return Err(format!("I7: {error}; asked again in {seconds} s"));
+        }
         let limits = &self.settings.limits;
         let has_prefixes = limits.hypervisor == Hypervisor::Nitro || limits.bare_metal;
         if unit == Unit::Prefix && unit != self.settings.unit && !has_prefixes {

@@ -63,7 +63,7 @@ use std::time::Duration;
 pub use cards::{CardPool, Cards, OnCard, managed_cards, on_cards, tags_decide};
 pub use counters::{Activity, CleanUp, Counter, NotReady};
 pub use intents::Making;
-use pace::{Backoff, History, Random, Refused};
+use pace::{Backoff, Growths, History, Random, Refused};
 pub use types::{
     Add, Command, Decided, Event, JobId, Journal, Level, Now, Reconciled, Record, Refusal, Settings, WaiterId, Wanted,
 };
@@ -107,7 +107,7 @@ pub struct Manager {
     numbered: Vec<types::Block>,
     /// Why the last decision did nothing, for pods that wait.
     last_reason: String,
-    growth: Backoff,
+    growth: Growths,
     last_trim: Option<Time>,
     last_removal: Option<Time>,
     history: History,
@@ -191,7 +191,7 @@ impl Manager {
             deciding: false,
             numbered: Vec::new(),
             last_reason: String::new(),
-            growth: Backoff::default(),
+            growth: Growths::default(),
             last_trim: None,
             last_removal: None,
             history: History::default(),

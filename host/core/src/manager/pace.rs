@@ -1,9 +1,9 @@
 //! When to ask, when to hold back, and what the past minutes were like.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::cloud::CloudError;
+use crate::cloud::{CloudError, ErrorKind};
 use crate::policy::{Minute, Unit};
 use crate::store::Time;
 
@@ -66,11 +66,6 @@ impl Backoff {
         self.last = Some(error);
     }
 
-    /// A failure that shuts nothing: the next way to grow is open.
-    pub fn note(&mut self, error: CloudError) {
-        self.last = Some(error);
-    }
-
     pub fn succeed(&mut self) {
         *self = Self::default();
     }
@@ -78,6 +73,60 @@ impl Backoff {
     /// When it opens, if it is shut.
     pub fn shut_until(&self, now: Time) -> Option<Time> {
         self.until.filter(|until| *until > now)
+    }
+}
+
+/// What can be asked for on a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Way {
+    /// More on an attached interface.
+    Assign,
+    /// One more interface.
+    Create,
+}
+
+/// The gates of growth. That EC2 makes no interface holds back interfaces alone: addresses may still be had on those that
+/// are there. That it gives no addresses holds back both (spec 01 §3.5: no interface is made because of an error). Each on
+/// its card; throttling is the account's, and holds back all.
+#[derive(Debug, Default)]
+pub(super) struct Growths {
+    ways: BTreeMap<(u32, Way), Backoff>,
+    throttled: Backoff,
+    /// What failed last, with nothing granted since.
+    pub last: Option<CloudError>,
+}
+
+impl Growths {
+    pub fn fail(&mut self, now: Time, card: u32, way: Way, error: CloudError, random: &mut Random) {
+        let throttled = error.kind == ErrorKind::Throttled;
+        let gate = if throttled { &mut self.throttled } else { self.ways.entry((card, way)).or_default() };
+        gate.fail(now, error.clone(), random);
+        self.last = Some(error);
+    }
+
+    /// A failure that shuts nothing: the next way to grow is open.
+    pub fn note(&mut self, error: CloudError) {
+        self.last = Some(error);
+    }
+
+    pub fn succeed(&mut self, card: u32, way: Way) {
+        self.ways.remove(&(card, way));
+        self.throttled.succeed();
+        self.last = None;
+    }
+
+    /// When the way is open again, and what shut it; none if it is open.
+    pub fn shut(&self, now: Time, card: u32, way: Way) -> Option<(Time, &CloudError)> {
+        let assign = self.ways.get(&(card, Way::Assign));
+        let create = self.ways.get(&(card, Way::Create)).filter(|_| way == Way::Create);
+        let gates = assign.into_iter().chain(create).chain([&self.throttled]);
+        let shut = gates.filter_map(|gate| gate.shut_until(now).zip(gate.last.as_ref()));
+        shut.max_by_key(|(until, _)| *until)
+    }
+
+    /// When the first that is shut opens.
+    pub fn next(&self, now: Time) -> Option<Time> {
+        self.ways.values().chain([&self.throttled]).filter_map(|gate| gate.shut_until(now)).min()
     }
 }
 
@@ -169,7 +218,6 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::ErrorKind;
 
     fn error() -> CloudError {
         CloudError { api: "x", kind: ErrorKind::Throttled, code: String::new(), message: String::new() }

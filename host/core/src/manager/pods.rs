@@ -1,9 +1,10 @@
 //! Pods: what one gets at once, who waits for what, and why there is nothing (spec 02 §3.3, §4).
 
 use super::cards::CardPool;
+use super::pace::Way;
 use super::{Add, CALLS_PER_MINUTE, Command, Counter, MAX_WAITERS, Manager, Now, Refusal, UNHURRIED, WaiterId, Wanted};
-use crate::cloud::ErrorKind;
-use crate::store::{Assigned, Change, Error as StoreError, Key, PodMeta, Released, Stats, Time};
+use crate::cloud::{CloudError, ErrorKind};
+use crate::store::{Assigned, Change, EniSpec, Error as StoreError, Key, PodMeta, Released, Stats, Time};
 
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -214,19 +215,22 @@ impl Manager {
         if self.minute(now).ec2_calls >= CALLS_PER_MINUTE {
             return Refusal::Cloud(format!("the node has made its {CALLS_PER_MINUTE} calls of this minute"));
         }
-        if let (Some(_), Some(error)) = (self.growth.shut_until(now.mono), &self.growth.last) {
-            return match error.kind {
-                ErrorKind::Throttled => Refusal::Throttled,
-                ErrorKind::NoSubnet => Refusal::NoSubnet(error.message.clone()),
-                _ => Refusal::Cloud(error.to_string()),
-            };
-        }
         let cards: Vec<&CardPool> = match wanted {
             Wanted::One => self.cards.iter().collect(),
             // The first that has none is the one that holds it up.
             Wanted::EveryCard => self.cards.iter().find(|c| !c.store.has_free(now.mono)).into_iter().collect(),
         };
+        let told = |error: &CloudError| match error.kind {
+            ErrorKind::Throttled => Refusal::Throttled,
+            ErrorKind::NoSubnet => Refusal::NoSubnet(error.message.clone()),
+            _ => Refusal::Cloud(error.to_string()),
+        };
+        let shut = |card: u32, way| self.growth.shut(now.mono, card, way);
         if self.is_ipv6() {
+            let both = cards.iter().flat_map(|c| [shut(c.index, Way::Assign), shut(c.index, Way::Create)]);
+            if let Some((_, error)) = both.flatten().min_by_key(|(until, _)| *until) {
+                return told(error);
+            }
             return match self.growing() {
                 0 => Refusal::Off("no interface has an IPv6 prefix, and none is on its way"),
                 _ => Refusal::Late { seconds: self.settings.add_wait.as_secs() },
@@ -245,6 +249,15 @@ impl Manager {
         if !room && with_slots.is_empty() {
             let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             return Refusal::EniLimit { enis: count(stats.enis as u64), ips: count(stats.total) };
+        }
+        // What is left to be asked for, subnets and interfaces that rest aside.
+        let rests = |e: &EniSpec| {
+            self.refused.until(&e.subnet, unit, now.mono).is_some() || self.refused.eni_until(&e.id, now.mono).is_some()
+        };
+        let on = with_slots.iter().filter(|e| !rests(e)).map(|e| shut(e.card, Way::Assign));
+        let new = cards.iter().filter(|c| self.room(c.index)).map(|c| shut(c.index, Way::Create));
+        if let Some(Some((_, error))) = on.chain(new).min_by_key(|shut| shut.map(|(until, _)| until)) {
+            return told(error);
         }
         let mut full: Vec<String> = with_slots.iter().map(|e| e.subnet.clone()).collect();
         if room {

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::cards::CardPool;
+use super::pace::Way;
 use super::types::Block;
 use super::{CALLS_PER_MINUTE, Manager, Now, REMOVE_GAP, TRIM_GAP, jobs::Job};
 use crate::policy::{
     Card, Cidr, Eni, EniTrait, EniTraits, Gate, Gates, Limits, Node, Pairs, Standing, Subnet, Targets, Unit,
 };
-use crate::store::Time;
+use crate::store::{EniSpec, Time};
 use crate::subnets;
 
 /// Whole seconds gone by, rounded down.
@@ -202,6 +203,28 @@ impl Manager {
         facts.is_none_or(|s| !self.is_ipv6() || s.ipv6_cidr.is_some())
     }
 
+    /// Ways to grow that there are: a slot on an interface, room on a card.
+    fn ways(&self) -> Vec<(u32, Way)> {
+        let (slots, coming) = (self.settings.limits.slots_per_eni(), self.slots_under_way());
+        let has_slot = |card: &CardPool, eni: &EniSpec| {
+            let used = card.store.slots_used(&eni.id).and_then(|used| u32::try_from(used).ok()).unwrap_or(u32::MAX);
+            !self.is_closed(eni) && used.saturating_add(coming.get(&eni.id).copied().unwrap_or(0)) < slots
+        };
+        let of_card = |card: &CardPool| {
+            let assign = card.store.enis().any(|(eni, _)| has_slot(card, eni)).then_some((card.index, Way::Assign));
+            let create = self.room(card.index).then_some((card.index, Way::Create));
+            assign.into_iter().chain(create).collect::<Vec<_>>()
+        };
+        self.cards.iter().flat_map(of_card).collect()
+    }
+
+    /// When growth may go on, if all ways that there are, are held back. One that is open is enough: what the policy asks
+    /// for of the others, the host drops.
+    fn held_back_until(&self, t: Time) -> Option<Time> {
+        let until = |(card, way)| self.growth.shut(t, card, way).map(|(until, _)| until);
+        self.ways().into_iter().map(until).min().flatten()
+    }
+
     pub(super) fn gates(&self, now: Now, calls: u32) -> Gates {
         let t = now.mono;
         let at = |when: Option<Time>| when.map_or(Gate::Open, |when| Gate::OpensIn(until(t, when).max(1)));
@@ -218,7 +241,7 @@ impl Manager {
         let denied = self.giving.shut_until(t);
         let after = |last: Option<Time>, gap| last.map(|l| l + gap).filter(|when| *when > t).max(denied);
         Gates {
-            grow: shut(if tidying { Gate::OpensIn(1) } else { at(self.growth.shut_until(t)) }, off || ipv6 || cordoned),
+            grow: shut(if tidying { Gate::OpensIn(1) } else { at(self.held_back_until(t)) }, off || ipv6 || cordoned),
             release: shut(at(after(self.last_trim, TRIM_GAP)), off || ipv6),
             // Until EC2 was heard nobody knows which one is a trunk or an EFA (I1).
             remove: shut(at(after(self.last_removal, REMOVE_GAP)), off || ipv6 || cordoned || !self.listed),

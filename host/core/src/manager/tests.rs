@@ -19,6 +19,7 @@ mod counted;
 mod ec2;
 mod ends;
 mod exhaustion;
+mod gates;
 mod intents;
 mod ipv6;
 mod kubernetes;
