@@ -7,7 +7,7 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -41,6 +41,8 @@ use crate::{files, http};
 
 /// How long calls under way may take once the daemon is told to end; the kubelet waits 10 s.
 const LAST_CALLS: Duration = Duration::from_secs(8);
+/// Between looks whether nothing is half done any more.
+const REST_LOOK: Duration = Duration::from_millis(20);
 /// Between looks whether the first addresses are there.
 const READINESS_LOOK: Duration = Duration::from_millis(100);
 
@@ -106,11 +108,13 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
         "serving"
     );
     let (stop, stopped) = oneshot::channel::<()>();
+    let told = Arc::new(OnceLock::new());
     let shutdown = {
-        let pool = pool.clone();
+        let (pool, told) = (pool.clone(), told.clone());
         async move {
             end_asked().await;
             tracing::info!("told to end: no more requests to EC2, calls under way finish");
+            let _ = told.set(Instant::now());
             pool.terminate();
             // The receiver is gone only if serving has failed already.
             let _ = stop.send(());
@@ -136,6 +140,9 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
             }
         },
     };
+    if let Some(told) = told.get() {
+        come_to_rest(&pool, *told + LAST_CALLS).await;
+    }
     pool.stop();
     drop(servers);
     driver.abort();
@@ -158,6 +165,18 @@ fn take_checkpoint(checkpoint: &Path) -> Result<Option<Lock>> {
             tracing::warn!("a second daemon would not be noticed: {error}");
             Ok(None)
         }
+    }
+}
+
+/// Ends when nothing is half done any more, or at `until` (spec 02 §13: at a safe point). What is left the journal knows.
+async fn come_to_rest(pool: &Pool, until: Instant) {
+    let rest = async {
+        while !pool.look(|manager, _| manager.is_at_rest()) {
+            tokio::time::sleep(REST_LOOK).await;
+        }
+    };
+    if tokio::time::timeout_at(until.into(), rest).await.is_err() {
+        tracing::warn!("interfaces that are being made or removed are left to the next start");
     }
 }
 

@@ -120,7 +120,9 @@ impl Manager {
                     return self.call(now, id, Request::DescribeNetworkInterfaces { ids });
                 }
                 // The ladder serves exhaustion; a call that EC2 throttles or does not answer is not made twice.
-                ErrorKind::NoFreeAddress | ErrorKind::NoFreePrefix | ErrorKind::Refused if !job.last_try => {
+                ErrorKind::NoFreeAddress | ErrorKind::NoFreePrefix | ErrorKind::Refused
+                    if !job.last_try && !self.terminating =>
+                {
                     job.last_try = true;
                     job.refused = true;
                     job.before = self.next_job;

@@ -59,6 +59,13 @@ enum Stage {
     SetUp,
 }
 
+impl Stage {
+    /// Whether its call, or one that follows, makes or attaches an interface.
+    fn grows(self) -> bool {
+        matches!(self, Self::EniConfig | Self::Groups | Self::Subnets | Self::Rank | Self::Create | Self::Attach)
+    }
+}
+
 impl Create {
     /// IPs that the subnet is being asked for, the interface's own among them.
     pub fn asks_of(&self, subnet: &str) -> u32 {
@@ -72,6 +79,11 @@ impl Create {
         let chosen = self.stage == Stage::Create;
         let this = if chosen { self.candidates.front().is_some_and(|s| s == subnet) } else { may };
         self.made.is_none() && self.unit == unit && this
+    }
+
+    /// EC2 may have made it, and it is not attached yet.
+    pub fn is_half_done(&self) -> bool {
+        matches!(self.stage, Stage::Create | Stage::Attach | Stage::Look)
     }
 
     pub fn is_for(&self, eni: &str) -> bool {
@@ -157,6 +169,9 @@ impl Manager {
     /// Makes the call that the stage of a creation stands for.
     pub(super) fn create_step(&mut self, now: Now, id: JobId) {
         let Some(Job::Create(mut job)) = self.jobs.remove(&id) else { return };
+        if self.terminating && job.stage.grows() {
+            return self.abandon(now, *job);
+        }
         let request = loop {
             match job.stage {
                 Stage::EniConfig => {
@@ -626,6 +641,18 @@ impl Manager {
         let nets: Vec<IpNet> = nets.iter().copied().filter(|net| !self.is_returning(&id, *net)).collect();
         self.log(Level::Info, format!("{id} serves {} addresses or prefixes", nets.len()));
         self.add_blocks(now, &id, unit, &nets);
+    }
+
+    /// The daemon ends (I7). What was made goes again, while there is time: nothing would delete it with the instance. If the
+    /// time is short, or EC2 has not said whether it was made, the journal has it.
+    fn abandon(&mut self, now: Now, job: Create) {
+        match &job.made {
+            Some(made) => {
+                let spec = self.spec_of(made, job.card, job.device.unwrap_or(0));
+                self.dispose(now, spec, job.device.is_some(), CleanUp::NewEni);
+            }
+            None => self.intent_is_in_doubt(now, &job.token),
+        }
     }
 
     fn create_failed(&mut self, now: Now, job: Create, error: CloudError) {

@@ -13,7 +13,8 @@ impl Manager {
         let Decided { node, plan, reason, wake_after, refresh_subnets, .. } = decided;
         self.last_reason = reason;
         self.subnets_wanted |= refresh_subnets;
-        let plan = plan.unwrap_or_default();
+        // What was asked before the end was told, is not begun after it (I7, I8).
+        let plan = plan.filter(|_| !self.terminating).unwrap_or_default();
         let asked_to_grow = !plan.grow.is_empty();
         let under_way = UnderWay { slots: self.slots_under_way() };
         let checked = validate::check(&node, &plan, &under_way);

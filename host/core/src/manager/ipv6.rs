@@ -96,7 +96,7 @@ impl Manager {
                 if let Some(told) = told.filter(|i| !i.ipv6_prefixes.is_empty()) {
                     let nets = self.blocks_told(told);
                     self.got_prefix(now, &job.eni, &nets);
-                } else if told.is_some_and(|i| i.interface_type != "trunk") {
+                } else if told.is_some_and(|i| i.interface_type != "trunk") && !self.terminating {
                     job.stage = Stage::Assign;
                     let request = Request::AssignIpv6Prefix { eni: job.eni.clone() };
                     self.jobs.insert(id, Job::Prefix(job));

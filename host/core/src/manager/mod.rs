@@ -277,6 +277,17 @@ impl Manager {
         self.terminating
     }
 
+    /// Whether nothing is half done that a daemon which ends now would leave so: no interface that is being made and not
+    /// attached, none that is being removed. The journal knows of those; done is better.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        !self.jobs.values().any(|job| match job {
+            jobs::Job::Create(create) => create.is_half_done(),
+            jobs::Job::Remove(_) => true,
+            _ => false,
+        })
+    }
+
     /// Whether a call is under way that may change the pool.
     #[must_use]
     pub fn busy(&self) -> bool {

@@ -127,3 +127,63 @@ fn what_ec2_will_not_take_back_is_nobodys_for_a_minute() {
     w.run(150);
     assert_eq!(w.journal.returning, []);
 }
+
+/// A node that was told to end at the moment at which it asks for `api`.
+fn told_to_end_at(api: &str) -> World {
+    let mut w = World::new(100, SLOTS + 1);
+    while w.count(api) == 0 {
+        w.run_ms(1);
+        assert!(w.at < Duration::from_secs(20), "{:?}", w.calls);
+    }
+    w.calls.clear();
+    let now = w.now();
+    w.m.handle(now, Event::Terminating);
+    w.commands();
+    w
+}
+
+#[test]
+fn what_was_begun_before_the_end_makes_nothing_after_it() {
+    let grows = ["CreateNetworkInterface", "AttachNetworkInterface", "AssignPrivateIpAddresses"];
+    for api in ["DescribeSubnets", "AssignPrivateIpAddresses", "CreateNetworkInterface"] {
+        let mut w = told_to_end_at(api);
+        w.run(30);
+        let after: Vec<_> = w.calls.iter().filter(|c| grows.contains(&c.as_str())).collect();
+        assert!(after.is_empty(), "{api}: {:?}", w.calls);
+        assert!(w.m.is_at_rest() && w.ec2.enis.values().all(|(d, _)| d.is_some()), "{api}: {:?}", w.calls);
+        assert_eq!(w.journal.making, []);
+    }
+    // What is attached stays so, and is programmed.
+    let mut w = told_to_end_at("AttachNetworkInterface");
+    assert!(!w.m.is_at_rest());
+    w.run(30);
+    assert_eq!((w.count("DetachNetworkInterface"), w.m.cards().enis().count()), (0, 2), "{:?}", w.calls);
+    assert!(w.m.is_at_rest());
+    w.check();
+}
+
+#[test]
+fn what_the_policy_is_asked_before_the_end_is_not_done_after_it() {
+    let mut w = World::new(100, 0);
+    w.run(5);
+    w.warm = 2;
+    let now = w.now();
+    w.m.handle(now, Event::PolicyChanged);
+    w.commands();
+    w.m.handle(now, Event::Terminating);
+    w.run(30);
+    assert_eq!(w.count("AssignPrivateIpAddresses"), 0, "I7: {:?}", w.calls);
+}
+
+#[test]
+fn the_try_with_one_is_not_made_after_the_end() {
+    let mut w = World::new(100, 2);
+    w.ec2.faults = [("AssignPrivateIpAddresses", ErrorKind::NoFreeAddress)].into();
+    while w.count("AssignPrivateIpAddresses") == 0 {
+        w.run_ms(1);
+    }
+    let now = w.now();
+    w.m.handle(now, Event::Terminating);
+    w.run(30);
+    assert_eq!(w.count("AssignPrivateIpAddresses"), 1, "I7: {:?}", w.calls);
+}
