@@ -479,7 +479,8 @@ impl Store {
         let mut stats = Stats { enis: self.enis.len(), ..Stats::default() };
         for eni in &self.enis {
             for cidr in &eni.cidrs {
-                stats.total += cidr.net.size();
+                // An IPv6 block may hold more than the sum can tell.
+                stats.total = stats.total.saturating_add(cidr.net.size());
                 stats.assigned += u64::from(cidr.assigned);
                 stats.prefixes += usize::from(cidr.net.is_ipv4() && cidr.unit() == Unit::Prefix);
                 stats.cooling += u64::from(cidr.cooling(now, self.cooldown));

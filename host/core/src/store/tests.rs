@@ -160,3 +160,16 @@ fn left_overs_of_the_other_unit_serve_nobody_unless_asked_for() {
     assert_eq!(got.len(), 17);
     assert!(got.contains(&"10.0.1.2".to_owned()) && !got.contains(&"10.0.1.1".to_owned()), "spec 01 §15");
 }
+
+#[test]
+fn blocks_beyond_all_counting_are_many_and_no_mistake() {
+    let mut s = Store::new(0, Unit::Prefix, true, secs(30));
+    s.add_eni(spec("eni-a", 0), secs(0)).unwrap();
+    for net in ["2001:db8:0:1::/64", "2001:db8:0:2::/64"] {
+        s.add_cidr("eni-a", net.parse().unwrap(), false, secs(0)).unwrap();
+    }
+    let stats = s.stats(secs(1));
+    assert_eq!((stats.total, (stats + stats).total), (u64::MAX, u64::MAX));
+    assert_eq!(add(&mut s, "1", 1).unwrap(), "2001:db8:0:1::");
+    assert_eq!(s.stats(secs(1)).assigned, 1);
+}

@@ -213,7 +213,7 @@ impl std::ops::Add for Stats {
     fn add(self, other: Self) -> Self {
         Self {
             enis: self.enis + other.enis,
-            total: self.total + other.total,
+            total: self.total.saturating_add(other.total),
             assigned: self.assigned + other.assigned,
             cooling: self.cooling + other.cooling,
             prefixes: self.prefixes + other.prefixes,
