@@ -15,13 +15,14 @@
 //! behind its back. The rest of the reasoning: `reservoir_net::repair::pods`.
 
 mod agenda;
+mod attached;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use reservoir_core::manager::Manager;
+use reservoir_core::manager::{Event, Manager};
 use reservoir_core::store::{Assignment, Key};
 use reservoir_net::names;
 use reservoir_net::news::{News, Watcher};
@@ -91,6 +92,9 @@ pub async fn keep(pool: Weak<Pool>, clock: Clock) {
                     Ok(news) => {
                         listening.heard();
                         pool.network().hear(&news);
+                        if let Some(event) = attached::tells(&news) {
+                            pool.tell(event);
+                        }
                         let held = |ip| pool.look(|manager, _| is_held(manager, ip));
                         match news {
                             News::Overrun => agenda.overrun(clock.now().mono),
@@ -101,6 +105,7 @@ pub async fn keep(pool: Weak<Pool>, clock: Clock) {
                     Err(error) => {
                         tracing::warn!("news of the host's network ended: {error}");
                         watcher = None;
+                        pool.tell(Event::LinksMissed);
                         listening.failed(clock.now().mono);
                         agenda.overrun(clock.now().mono);
                     }

@@ -22,6 +22,7 @@ impl Manager {
         self.note_blocks(attached);
         for interface in attached {
             let id = &interface.eni;
+            self.links.know(&interface.mac);
             let address = self.own_address(interface.primary, &interface.ipv6);
             let nets: Vec<IpNet> =
                 self.blocks_shown(interface).into_iter().filter(|net| !self.is_returning(id, *net)).collect();

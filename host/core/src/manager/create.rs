@@ -86,6 +86,10 @@ impl Create {
         matches!(self.stage, Stage::Create | Stage::Attach | Stage::Look)
     }
 
+    pub fn has_mac(&self, mac: &str) -> bool {
+        self.made.as_ref().is_some_and(|m| m.mac == mac)
+    }
+
     pub fn is_for(&self, eni: &str) -> bool {
         self.made.as_ref().is_some_and(|m| m.eni == eni)
     }

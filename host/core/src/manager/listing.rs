@@ -283,6 +283,9 @@ impl Manager {
                 );
             }
         };
+        for interface in &list {
+            self.links.know(&interface.mac);
+        }
         self.note_blocks(&list);
         self.settle_doubts(now, &list);
         if settling {
@@ -306,9 +309,11 @@ impl Manager {
         let foreign =
             |card: &CardPool| list.iter().filter(|i| i.card == card.index && card.store.eni(&i.eni).is_none()).count();
         let others_came = self.cards.iter().any(|card| foreign(card) != card.unmanaged as usize);
+        // One that was taken away without a block on it.
+        let went = self.cards.enis().any(|(e, _)| !list.iter().any(|i| i.eni == e.id));
         // One that could not be programmed gets another try.
         let unusable = self.unconfirmed.iter().any(|id| self.cards.eni(id).is_some());
-        if shown != held || others_came || unusable || wanted {
+        if shown != held || others_came || went || unusable || wanted {
             return self.verify(now);
         }
         if self.left_overs_due(now) && self.settings.ec2 {

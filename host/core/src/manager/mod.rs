@@ -25,6 +25,7 @@
 //! | `boot.rs` | what is attached when the daemon starts |
 //! | `readiness.rs` | whether the node may be called ready |
 //! | `exclude.rs`, `groups.rs` | what tags of subnets and the primary's security groups mean for the others |
+//! | `links.rs` | when news of the kernel lead to a look |
 //! | `listing.rs` | EC2's view, call by call |
 //! | `reconcile.rs`, `left_overs.rs` | what is done with it |
 //! | `pace.rs` | back-off, refusals, history, jitter |
@@ -44,6 +45,7 @@ mod intents;
 mod ipv6;
 mod jobs;
 mod left_overs;
+mod links;
 mod listing;
 mod node;
 mod other_unit;
@@ -158,6 +160,7 @@ pub struct Manager {
     announce_at: Option<Time>,
     announce_failures: u32,
     next_look: Time,
+    links: links::Links,
     /// An attachment is not as it should be: the next look has EC2's view read.
     put_right_later: bool,
     /// When to look for blocks of the other unit.
@@ -226,6 +229,7 @@ impl Manager {
             announce_at,
             announce_failures: 0,
             next_look: SLOW,
+            links: links::Links::default(),
             put_right_later: false,
             sweep_at: None,
             listed: false,
@@ -309,6 +313,9 @@ impl Manager {
             Event::Announced { feature, result } => self.announced(now, &feature, result),
             Event::LinkMissing => self.look_for_change(now),
             Event::PolicyChanged => self.ask(now.mono),
+            Event::LinkCame { mac } => self.link_came(now, &mac),
+            Event::LinkWent { mac } => self.link_went(now, &mac),
+            Event::LinksMissed => self.look_for_interfaces(now),
             Event::Terminating => {
                 self.terminating = true;
                 for waiter in std::mem::take(&mut self.waiters) {
@@ -331,7 +338,7 @@ impl Manager {
         self.refresh_groups(now);
         self.adopt_again(now);
         if now.mono >= self.next_look {
-            self.next_look = now.mono + self.look_every();
+            self.next_look = self.links.look(now.mono, self.look_every());
             if std::mem::take(&mut self.put_right_later) {
                 self.verify(now);
             }

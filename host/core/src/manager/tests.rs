@@ -23,6 +23,7 @@ mod gates;
 mod intents;
 mod ipv6;
 mod kubernetes;
+mod links;
 mod prefixes;
 mod races;
 mod readiness;

@@ -113,6 +113,12 @@ pub enum Event {
     /// A pod needs an interface whose link the kernel does not show: another may be attached by now. Sources are read again
     /// (spec 02 §3.2), within the node's budget of calls.
     LinkMissing,
+    /// A link that may be an interface of the instance has come, or has told of itself again.
+    LinkCame { mac: String },
+    /// A link has gone, of whatever kind.
+    LinkWent { mac: String },
+    /// News of links were lost: any may have come or gone.
+    LinksMissed,
     /// Component or settings of the policy have changed.
     PolicyChanged,
     /// SIGTERM: no growth, no removal from now on.

@@ -252,7 +252,8 @@ fn settings(now: Duration, config: &NodeConfig, instance: Instance) -> Settings 
         manage_untagged: true,
         subnet_discovery: true,
         provisioning: true,
-        clean_up: true,
+        // As the daemon has it: never by tags in IPv6 mode.
+        clean_up: config.family != Family::Ipv6,
         ec2: true,
         add_wait: config.add_wait,
         seed: config.seed ^ now.as_micros() as u64,

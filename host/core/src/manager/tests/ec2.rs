@@ -102,7 +102,7 @@ impl Ec2 {
         let (device, secondary) = &self.enis[id];
         Interface {
             eni: id.to_owned(),
-            mac: String::new(),
+            mac: format!("mac-{id}"),
             subnet: self.subnet(id),
             interface_type: match self.types.get(id) {
                 _ if self.trunk.as_deref() == Some(id) => "trunk",
@@ -284,7 +284,7 @@ impl Ec2 {
         let attached = self.enis.iter().filter_map(|(id, (device, secondary))| {
             Some(AttachedInterface {
                 eni: id.clone(),
-                mac: String::new(),
+                mac: format!("mac-{id}"),
                 device_index: (*device)?,
                 card: self.card(id),
                 subnet: self.subnet(id),
