@@ -25,7 +25,11 @@ use crate::metrics;
 /// The largest page EC2 gives.
 const PAGE: i32 = 1000;
 /// What every interface of ours carries (spec 03 §7.8).
-const INSTANCE_TAG: &str = "tag:node.k8s.amazonaws.com/instance_id";
+const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
+/// And with CLUSTER_NAME.
+const CLUSTER_TAG: &str = "tag:cluster.k8s.amazonaws.com/name";
+/// States of an instance that may attach an interface, now or later.
+const LIVING: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
 
 /// The SDK does not repeat such a call by itself.
 fn once() -> aws_sdk_ec2::config::Builder {
@@ -68,18 +72,28 @@ impl Ec2 {
                 answer::interfaces(out.network_interfaces()).map(Answer::Interfaces)
             }
             Request::DescribeDetachedInterfaces { instance } => {
-                let mut pages = ec2
-                    .describe_network_interfaces()
-                    .filters(filter(INSTANCE_TAG, instance))
-                    .filters(filter("status", "available"))
-                    .into_paginator()
-                    .page_size(PAGE)
-                    .send();
+                let tag = format!("tag:{INSTANCE_TAG}");
+                self.interfaces(vec![filter(&tag, instance), filter("status", "available")]).await
+            }
+            Request::DescribeAbandonedInterfaces { vpc, cluster } => {
+                let mut filters =
+                    vec![filter("tag-key", INSTANCE_TAG), filter("status", "available"), filter("vpc-id", vpc)];
+                if !cluster.is_empty() {
+                    filters.push(filter(CLUSTER_TAG, cluster));
+                }
+                self.interfaces(filters).await
+            }
+            Request::DescribeLivingInstances { ids } => {
+                let instances = Filter::builder().name("instance-id").set_values(Some(ids)).build();
+                let states = LIVING.map(str::to_owned).to_vec();
+                let living = Filter::builder().name("instance-state-name").set_values(Some(states)).build();
+                let call = ec2.describe_instances().filters(instances).filters(living);
+                let mut pages = call.into_paginator().page_size(PAGE).send();
                 let mut found = Vec::new();
                 while let Some(page) = pages.next().await {
-                    found.extend(answer::interfaces(page?.network_interfaces())?);
+                    found.extend(answer::instances(page?.reservations()));
                 }
-                Ok(Answer::Interfaces(found))
+                Ok(Answer::Instances(found))
             }
             Request::DescribeInstance { instance } => {
                 let out = ec2.describe_instances().instance_ids(&instance).send().await?;
@@ -187,6 +201,17 @@ impl Ec2 {
         }
     }
 
+    /// All pages.
+    async fn interfaces(&self, filters: Vec<Filter>) -> Result<Answer, Failed> {
+        let call = self.client.describe_network_interfaces().set_filters(Some(filters));
+        let mut pages = call.into_paginator().page_size(PAGE).send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            found.extend(answer::interfaces(page?.network_interfaces())?);
+        }
+        Ok(Answer::Interfaces(found))
+    }
+
     async fn create(&self, create: CreateInterface) -> Result<Answer, Failed> {
         let count = number("count", create.count)?;
         // EC2 refuses a count of 0; not to send it means the same.
@@ -248,6 +273,7 @@ fn without_a_call(request: &Request) -> Option<Result<Answer, CloudError>> {
     match request {
         // Without ids EC2 would answer with the whole account.
         Request::DescribeNetworkInterfaces { ids } if ids.is_empty() => Some(Ok(Answer::Interfaces(Vec::new()))),
+        Request::DescribeLivingInstances { ids } if ids.is_empty() => Some(Ok(Answer::Instances(Vec::new()))),
         Request::UnassignPrivateIpAddresses { eni, addresses, prefixes }
             if addresses.is_empty() && prefixes.is_empty() =>
         {

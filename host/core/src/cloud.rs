@@ -30,6 +30,12 @@ pub enum Request {
     /// `DescribeNetworkInterfaces` by filter: tag `node.k8s.amazonaws.com/instance_id` = `instance` and status
     /// `available`, all pages: what a crash between create and attach left behind. Answer: [`Answer::Interfaces`].
     DescribeDetachedInterfaces { instance: String },
+    /// `DescribeNetworkInterfaces` by filter: in this VPC, with a tag `node.k8s.amazonaws.com/instance_id` of whatever value,
+    /// status `available`, and unless `cluster` is empty the tag `cluster.k8s.amazonaws.com/name` with it; all pages (spec
+    /// 03 §7.10). Answer: [`Answer::Interfaces`].
+    DescribeAbandonedInterfaces { vpc: String, cluster: String },
+    /// `DescribeInstances` by filter: those of `ids` that are there and not terminated. Answer: [`Answer::Instances`].
+    DescribeLivingInstances { ids: Vec<String> },
     /// `DescribeInstances` of this instance, for used device indexes. Answer: [`Answer::Devices`].
     DescribeInstance { instance: String },
     /// `DescribeSubnets` of one VPC and availability zone. Answer: [`Answer::Subnets`].
@@ -70,10 +76,10 @@ impl Request {
             Self::PrimarySecurityGroups { .. } => "GetSecurityGroupIDs",
             Self::VpcCidrs { family: Family::Ipv4, .. } => "GetVPCIPv4CIDRBlocks",
             Self::VpcCidrs { family: Family::Ipv6, .. } => "GetVPCIPv6CIDRBlocks",
-            Self::DescribeNetworkInterfaces { .. } | Self::DescribeDetachedInterfaces { .. } => {
-                "DescribeNetworkInterfaces"
-            }
-            Self::DescribeInstance { .. } => "DescribeInstances",
+            Self::DescribeNetworkInterfaces { .. }
+            | Self::DescribeDetachedInterfaces { .. }
+            | Self::DescribeAbandonedInterfaces { .. } => "DescribeNetworkInterfaces",
+            Self::DescribeInstance { .. } | Self::DescribeLivingInstances { .. } => "DescribeInstances",
             Self::DescribeSubnets { .. } => "DescribeSubnets",
             Self::DescribeInstanceType { .. } => "DescribeInstanceTypes",
             Self::CreateNetworkInterface(_) => "CreateNetworkInterface",
@@ -149,10 +155,17 @@ pub enum Answer {
     VpcCidrs(Vec<IpNet>),
     Interfaces(Vec<Interface>),
     Devices(Vec<Device>),
+    /// Their ids.
+    Instances(Vec<String>),
     Subnets(Vec<SubnetFacts>),
     InstanceType(crate::limits::InstanceLimits),
-    Attachment { id: String },
-    Assigned { addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Net> },
+    Attachment {
+        id: String,
+    },
+    Assigned {
+        addresses: Vec<Ipv4Addr>,
+        prefixes: Vec<Ipv4Net>,
+    },
     Ipv6Prefixes(Vec<IpNet>),
 }
 

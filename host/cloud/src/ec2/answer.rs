@@ -123,6 +123,12 @@ pub(super) fn devices(instance: &str, reservations: &[Reservation]) -> Result<Ve
         .collect()
 }
 
+/// Ids of all instances.
+pub(super) fn instances(reservations: &[Reservation]) -> impl Iterator<Item = String> + '_ {
+    let instances = reservations.iter().flat_map(Reservation::instances);
+    instances.filter_map(|it| it.instance_id().map(str::to_owned))
+}
+
 pub(super) fn ipv6_prefixes(list: &[String]) -> Result<Vec<IpNet>, Failed> {
     list.iter().map(|prefix| parse("ipv6Prefix", Some(prefix))).collect()
 }

@@ -152,7 +152,7 @@ impl Manager {
                 Job::Assign(_) | Job::Create(_) | Job::Prefix(_) => activity.increasing = true,
                 Job::Release(_) | Job::Remove(_) => activity.decreasing = true,
                 Job::Verify(_) | Job::Look | Job::Adopt(_) => activity.reconciling = true,
-                Job::Subnets | Job::Groups(_) | Job::Minor { .. } => {}
+                Job::Subnets | Job::Groups(_) | Job::Abandoned(_) | Job::Minor { .. } => {}
             }
         }
         activity

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::abandoned::Search;
 use super::adopt::Adopt;
 use super::assign::Assign;
 use super::create::Create;
@@ -39,6 +40,8 @@ pub(super) enum Job {
     /// The subnets, listed for their tags and free addresses alone.
     Subnets,
     Groups(Groups),
+    /// What instances that are gone have left, being searched for.
+    Abandoned(Search),
     /// One call whose failure is only worth a line: tags, delete-on-termination.
     Minor {
         what: &'static str,
@@ -64,7 +67,9 @@ impl Job {
             Self::Verify(v) => v.retry_at(),
             Self::Groups(g) => g.retry_at(),
             Self::Minor { retry, .. } => retry.as_ref().and_then(|r| r.at),
-            Self::Assign(_) | Self::Adopt(_) | Self::Prefix(_) | Self::Look | Self::Subnets => None,
+            Self::Assign(_) | Self::Adopt(_) | Self::Prefix(_) | Self::Look | Self::Subnets | Self::Abandoned(_) => {
+                None
+            }
         }
     }
 }
@@ -137,6 +142,7 @@ impl Manager {
             Job::Look => self.looked(now, result),
             Job::Subnets => self.subnets_listed(now, result),
             Job::Groups(groups) => self.groups_answer(now, id, groups, result),
+            Job::Abandoned(search) => self.abandoned_answer(now, id, search, result),
             Job::Minor { what, retry } => self.minor(now, id, what, retry, result),
         }
     }
@@ -227,11 +233,14 @@ impl Manager {
         if retry.attempt >= 5 || hopeless {
             // Tags are looked at by themselves; an interface that outlives its instance must not wait for a restart.
             let request = retry.request;
-            self.put_right_later |= matches!(request, Request::SetDeleteOnTermination { .. });
+            self.put_right_later |= matches!(&request, Request::SetDeleteOnTermination { .. });
+            if matches!(request, Request::DeleteNetworkInterface { .. }) && error.kind == ErrorKind::NotFound {
+                return;
+            }
             if what == TAGS {
                 self.count(Counter::ReconcileEniAddFailed);
             }
-            return self.log(Level::Warn, format!("{what} could not be set: {error}"));
+            return self.log(Level::Warn, format!("{what} was not done: {error}"));
         }
         let delay = retry_delay(Duration::from_millis(500), retry.attempt, &mut self.random);
         retry.at = Some(now.mono + delay);

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use super::abandoned::jitter;
 use super::listing::Verify;
 use super::{CleanUp, Level, Manager, Now};
 use crate::cloud::{Interface, Request};
 
 /// Between two searches for interfaces that were made and never attached.
-const LEFT_OVERS_EVERY: Duration = Duration::from_secs(3600);
+pub(super) const LEFT_OVERS_EVERY: Duration = Duration::from_secs(3600);
 /// One of this run is a left-over when it is as old and no job is about it.
-const LEFT_OVER_AGE: Duration = Duration::from_secs(300);
+pub(super) const LEFT_OVER_AGE: Duration = Duration::from_secs(300);
 pub(super) const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
 
 /// What the tag says of when an interface was made.
@@ -25,8 +26,7 @@ impl Manager {
     /// What an earlier run made and never attached, or this one, when EC2's answer was lost (spec 03 §7.10).
     pub(super) fn clear_left_overs(&mut self, now: Now, job: &Verify, list: Vec<Interface>) {
         // Not all nodes of a cluster in the same second.
-        let share = u32::try_from(self.random.next() % 300).unwrap_or(0);
-        self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY + Duration::from_secs(u64::from(share)));
+        self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY + jitter(&mut self.random));
         let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
         let before = crate::time::rfc3339(settled.as_secs());
         for interface in list {

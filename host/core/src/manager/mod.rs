@@ -28,9 +28,11 @@
 //! | `links.rs` | when news of the kernel lead to a look |
 //! | `listing.rs` | EC2's view, call by call |
 //! | `reconcile.rs`, `left_overs.rs` | what is done with it |
+//! | `abandoned.rs` | what instances that are gone have left |
 //! | `pace.rs` | back-off, refusals, history, jitter |
 //! | `counters.rs` | what is counted, and what is under way |
 
+mod abandoned;
 mod adopt;
 mod assign;
 mod boot;
@@ -153,6 +155,7 @@ pub struct Manager {
     in_vain: HashMap<JobId, EniSpec>,
     booted_at: Now,
     left_overs_due: Option<Time>,
+    abandoned_due: Option<Time>,
     terminating: bool,
     /// The ENIConfig resolved last.
     eni_config: Option<EniConfig>,
@@ -224,6 +227,7 @@ impl Manager {
             in_vain: HashMap::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
             left_overs_due: None,
+            abandoned_due: None,
             terminating: false,
             eni_config: None,
             announce_at,
@@ -343,6 +347,7 @@ impl Manager {
                 self.verify(now);
             }
             self.look(now);
+            self.search_abandoned(now);
         }
         self.notice_readiness();
         if !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {

@@ -14,6 +14,7 @@ use crate::limits::InstanceLimits;
 use crate::policy::{Assign, EniTrait, Family, Growth, Node, Plan, Targets, Unit};
 use crate::store::{Error as StoreError, Key, PodMeta};
 
+mod abandoned;
 mod cards;
 mod counted;
 mod ec2;

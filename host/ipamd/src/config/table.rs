@@ -186,7 +186,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "false",
         class: BoolStrict,
         here: Now,
-        effect: "Turns off the collection of detached ENIs that this instance made, found by their tags. Forced on in IPv6 mode, when provisioning is disabled and in IMDS-only mode. What the daemon's own journal names is deleted whatever is set.",
+        effect: "Turns off the collection of detached ENIs, found by their tags: those that this instance made, and those of instances of the VPC that are terminated. Forced on in IPv6 mode, when provisioning is disabled and in IMDS-only mode. What the daemon's own journal names is deleted whatever is set.",
     },
     Variable {
         name: "AWS_MANAGE_ENIS_NON_SCHEDULABLE",
@@ -246,7 +246,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "empty",
         class: StrNonEmpty,
         here: Now,
-        effect: "Adds the ENI tags cluster.k8s.amazonaws.com/name=<v> and eks:eni:owner=amazon-vpc-cni, filters the scan for leaked ENIs, and selects subnets tagged cni.networking.k8s.aws/cluster/<v>. Empty: cluster tags are not evaluated.",
+        effect: "Adds the ENI tags cluster.k8s.amazonaws.com/name=<v> and eks:eni:owner=amazon-vpc-cni, limits the scan for ENIs that terminated instances have left to this cluster's, and selects subnets tagged cni.networking.k8s.aws/cluster/<v>. Empty: cluster tags are not evaluated.",
     },
     Variable {
         name: "AWS_VPC_K8S_CNI_BACKING_STORE",

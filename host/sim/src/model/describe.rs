@@ -82,7 +82,8 @@ impl Aws {
 
     fn describe_instances(&self, query: &Query) -> Result<Reply, Refusal> {
         check_page(query)?;
-        check_filters(query, &["vpc-id", "availability-zone", "instance-type", "instance-id"])?;
+        let known = ["vpc-id", "availability-zone", "instance-type", "instance-id", "instance-state-name"];
+        check_filters(query, &known)?;
         if let Some(id) = query.ids.iter().find(|id| !self.instances.contains_key(*id)) {
             return Err(Refusal::no_instance(id));
         }
@@ -91,6 +92,7 @@ impl Aws {
                 "vpc-id" => f.matches(&self.vpc),
                 "availability-zone" => f.matches(&instance.availability_zone),
                 "instance-type" => f.matches(&instance.instance_type),
+                "instance-state-name" => f.matches(if instance.terminated { "terminated" } else { "running" }),
                 _ => f.matches(&instance.id),
             })
         };

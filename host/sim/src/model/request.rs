@@ -12,7 +12,7 @@ use super::audit::INSTANCE_TAG;
 use super::aws::{Eni, InterfaceType};
 use super::fault::FaultEffect;
 use super::imds::ImdsMode;
-use super::ops::{Create, Op, Query, Reply};
+use super::ops::{Create, Filter, Op, Query, Reply};
 use super::sim::Sim;
 
 impl Sim {
@@ -30,6 +30,7 @@ impl Sim {
             };
             return (due, answer);
         }
+        let living = matches!(request, Request::DescribeLivingInstances { .. });
         let verdict = self.execute(now, instance, to_op(request));
         let answer = match verdict.result {
             _ if verdict.silent || verdict.cut => Err(CloudError {
@@ -38,6 +39,9 @@ impl Sim {
                 code: String::new(),
                 message: "no answer within the time-out".to_owned(),
             }),
+            Ok(Reply::Instances { items, .. }) if living => {
+                Ok(Answer::Instances(items.into_iter().map(|i| i.id).collect()))
+            }
             Ok(reply) => Ok(to_answer(api, reply)),
             Err(refusal) => Err(CloudError {
                 api,
@@ -90,6 +94,21 @@ fn to_op(request: Request) -> Op {
             let tag = format!("tag:{INSTANCE_TAG}");
             let query = Query { max_results: Some(1000), ..Query::default() };
             Op::DescribeNetworkInterfaces(query.filter(&tag, &instance).filter("status", "available"))
+        }
+        Request::DescribeAbandonedInterfaces { vpc, cluster } => {
+            let query = Query { max_results: Some(1000), ..Query::default() };
+            let query = query.filter("tag-key", INSTANCE_TAG).filter("status", "available").filter("vpc-id", &vpc);
+            Op::DescribeNetworkInterfaces(match cluster.as_str() {
+                "" => query,
+                name => query.filter("tag:cluster.k8s.amazonaws.com/name", name),
+            })
+        }
+        Request::DescribeLivingInstances { ids } => {
+            let values = |of: &[&str]| of.iter().map(|v| (*v).to_owned()).collect();
+            let states = values(&["pending", "running", "shutting-down", "stopping", "stopped"]);
+            let of = |name: &str, values| Filter { name: name.to_owned(), values };
+            let filters = vec![of("instance-id", ids), of("instance-state-name", states)];
+            Op::DescribeInstances(Query { filters, max_results: Some(1000), ..Query::default() })
         }
         Request::DescribeInstance { instance } => Op::DescribeInstances(Query::by_id(vec![instance])),
         Request::DescribeSubnets { vpc, availability_zone } => {

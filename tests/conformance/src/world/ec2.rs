@@ -126,7 +126,9 @@ impl Ec2 {
             Request::PrimarySecurityGroups { .. } => Answer::SecurityGroups(vec!["sg-primary".to_owned()]),
             Request::DescribeSubnets { .. } => Answer::Subnets(self.subnets.clone()),
             Request::DescribeInstance { .. } => Answer::Devices(self.interfaces.iter().filter_map(device).collect()),
-            Request::DescribeDetachedInterfaces { .. } => Answer::Interfaces(vec![]),
+            Request::DescribeDetachedInterfaces { .. } | Request::DescribeAbandonedInterfaces { .. } => {
+                Answer::Interfaces(vec![])
+            }
             Request::DescribeNetworkInterfaces { ids } => {
                 if ids.iter().any(|id| self.broken.contains(id)) {
                     return Err(error(request, "InternalError"));

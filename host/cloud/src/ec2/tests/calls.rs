@@ -52,6 +52,46 @@ async fn lists_detached_interfaces_page_by_page() {
 }
 
 #[tokio::test]
+async fn asks_what_instances_have_left_and_which_of_them_live() {
+    let empty = "<R><networkInterfaceSet/></R>";
+    for (cluster, filter) in
+        [("", vec![]), ("blue", vec!["Filter.4.Name=tag:cluster.k8s.amazonaws.com/name", "Filter.4.Value.1=blue"])]
+    {
+        let mut form = vec![
+            "Action=DescribeNetworkInterfaces",
+            "Filter.1.Name=tag-key",
+            "Filter.1.Value.1=node.k8s.amazonaws.com/instance_id",
+            "Filter.2.Name=status",
+            "Filter.2.Value.1=available",
+            "Filter.3.Name=vpc-id",
+            "Filter.3.Value.1=vpc-1",
+        ];
+        form.extend(filter);
+        form.push("MaxResults=1000");
+        let request = Request::DescribeAbandonedInterfaces { vpc: "vpc-1".to_owned(), cluster: cluster.to_owned() };
+        assert_eq!(exchange(request, &form, empty).await, Ok(Answer::Interfaces(vec![])), "spec 03 §7.10");
+    }
+    let form = [
+        "Action=DescribeInstances",
+        "Filter.1.Name=instance-id",
+        "Filter.1.Value.1=i-1",
+        "Filter.1.Value.2=i-2",
+        "Filter.2.Name=instance-state-name",
+        "Filter.2.Value.1=pending",
+        "Filter.2.Value.2=running",
+        "Filter.2.Value.3=shutting-down",
+        "Filter.2.Value.4=stopping",
+        "Filter.2.Value.5=stopped",
+        "MaxResults=1000",
+    ];
+    let one = "<item><instancesSet><item><instanceId>i-2</instanceId></item></instancesSet></item>";
+    let ids = vec!["i-1".to_owned(), "i-2".to_owned()];
+    let xml = format!("<R><reservationSet>{one}</reservationSet></R>");
+    let answer = exchange(Request::DescribeLivingInstances { ids }, &form, &xml);
+    assert_eq!(answer.await, Ok(Answer::Instances(vec!["i-2".to_owned()])));
+}
+
+#[tokio::test]
 async fn describes_the_devices_of_the_instance() {
     let item = |eni: &str, attachment: &str| {
         format!("<item><networkInterfaceId>{eni}</networkInterfaceId>{attachment}</item>")

@@ -47,6 +47,9 @@ pub(super) struct Ec2 {
     pub(super) tokens: BTreeMap<String, CreateInterface>,
     /// When those were created that were not created long ago; None: nobody knows.
     pub(super) created: BTreeMap<String, Option<String>>,
+    /// What others left, and which instances live.
+    pub(super) abandoned: Vec<Interface>,
+    pub(super) living: Vec<String>,
     /// What IMDS still shows although it is gone.
     pub(super) stale: Vec<AttachedInterface>,
 }
@@ -232,6 +235,10 @@ impl Ec2 {
                 }
                 Ok(Answer::Done)
             }
+            Request::DeleteNetworkInterface { eni } if self.abandoned.iter().any(|i| i.eni == *eni) => {
+                self.abandoned.retain(|i| i.eni != *eni);
+                Ok(Answer::Done)
+            }
             Request::DeleteNetworkInterface { eni } => match self.enis.remove(eni) {
                 Some((None, secondary)) => {
                     self.free += secondary.len() as u32 + 1;
@@ -272,6 +279,10 @@ impl Ec2 {
             Request::DescribeDetachedInterfaces { .. } => {
                 let loose = self.enis.iter().filter(|(_, (d, _))| d.is_none());
                 Ok(Answer::Interfaces(loose.map(|(id, _)| self.interface(id)).collect()))
+            }
+            Request::DescribeAbandonedInterfaces { .. } => Ok(Answer::Interfaces(self.abandoned.clone())),
+            Request::DescribeLivingInstances { ids } => {
+                Ok(Answer::Instances(self.living.iter().filter(|id| ids.contains(id)).cloned().collect()))
             }
             Request::AssignIpv6Prefix { eni } => Ok(Answer::Ipv6Prefixes(vec![self.ipv6_prefix(eni)])),
             Request::AttachedInterfaces => Ok(Answer::Attached(self.attached())),
