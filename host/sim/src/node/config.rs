@@ -10,6 +10,28 @@ use super::daemon::limits_of;
 use super::workload::Shape;
 use super::world::WorldError;
 
+/// Variables of the environment that are on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switches {
+    /// ENABLE_POD_ENI.
+    pub pod_eni: bool,
+    /// MANAGE_UNTAGGED_ENI.
+    pub manage_untagged: bool,
+    /// ENABLE_SUBNET_DISCOVERY.
+    pub subnet_discovery: bool,
+    /// False: DISABLE_NETWORK_RESOURCE_PROVISIONING.
+    pub provisioning: bool,
+    /// False: DISABLE_LEAKED_ENI_CLEANUP; without effect in IPv6 mode, where it is never done.
+    pub clean_up: bool,
+}
+
+impl Default for Switches {
+    /// As documented.
+    fn default() -> Self {
+        Self { pod_eni: false, manage_untagged: true, subnet_discovery: true, provisioning: true, clean_up: true }
+    }
+}
+
 /// One node of the account.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -35,6 +57,7 @@ pub struct NodeConfig {
     pub epoch: Duration,
     /// Custom networking with this ENIConfig.
     pub eni_config: Option<EniConfig>,
+    pub switches: Switches,
     /// For the daemon's jitter and tokens.
     pub seed: u64,
 }
@@ -62,6 +85,7 @@ impl NodeConfig {
             retry: Duration::from_secs(10),
             epoch: Duration::from_secs(1_767_571_200),
             eni_config: None,
+            switches: Switches::default(),
             seed: 1,
         })
     }

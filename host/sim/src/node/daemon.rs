@@ -78,6 +78,8 @@ pub(super) enum Reply {
     EniConfig { job: u64, result: Result<EniConfig, String> },
     Announced(Feature),
     Node(NodeFacts),
+    LinkCame(String),
+    LinkWent(String),
     Terminate,
 }
 
@@ -149,6 +151,8 @@ impl Daemon {
             Reply::EniConfig { job, result } => Event::EniConfig { job, result },
             Reply::Announced(feature) => Event::Announced { feature, result: Ok(()) },
             Reply::Node(facts) => Event::Node(facts),
+            Reply::LinkCame(mac) => Event::LinkCame { mac },
+            Reply::LinkWent(mac) => Event::LinkWent { mac },
             Reply::Terminate => Event::Terminating,
         };
         self.manager.handle(self.now(now), event);
@@ -240,7 +244,7 @@ fn settings(now: Duration, config: &NodeConfig, instance: Instance) -> Settings 
         unit: config.unit,
         custom_networking: config.eni_config.is_some(),
         eni_config_keys: EniConfigKeys::default(),
-        pod_eni: false,
+        pod_eni: config.switches.pod_eni,
         trunk_compatible: true,
         manage_non_schedulable: false,
         targets: config.targets,
@@ -249,11 +253,11 @@ fn settings(now: Duration, config: &NodeConfig, instance: Instance) -> Settings 
         instance,
         cluster_name: String::new(),
         additional_tags: Vec::new(),
-        manage_untagged: true,
-        subnet_discovery: true,
-        provisioning: true,
+        manage_untagged: config.switches.manage_untagged,
+        subnet_discovery: config.switches.subnet_discovery,
+        provisioning: config.switches.provisioning,
         // As the daemon has it: never by tags in IPv6 mode.
-        clean_up: config.family != Family::Ipv6,
+        clean_up: config.switches.clean_up && config.family != Family::Ipv6,
         ec2: true,
         add_wait: config.add_wait,
         seed: config.seed ^ now.as_micros() as u64,

@@ -28,7 +28,7 @@ mod score;
 pub mod workload;
 mod world;
 
-pub use config::NodeConfig;
+pub use config::{NodeConfig, Switches};
 pub use policy::{Decision, Keep, Policy};
 pub use score::{Percentiles, Score};
 pub use workload::Pod;

@@ -99,15 +99,18 @@ impl World {
             match event.change {
                 LinkChange::Up(_) => {
                     machine.links.insert(event.eni.clone());
+                    let came = Reply::LinkCame(event.mac.clone());
                     let jobs: Vec<u64> =
                         machine.appearing.iter().filter(|(_, eni)| **eni == event.eni).map(|(job, _)| *job).collect();
                     for job in jobs {
                         self.nodes[node].appearing.remove(&job);
                         self.reply(event.at.max(self.now) + SET_UP, node, Reply::SetUp { job, result: Ok(()) });
                     }
+                    self.reply(event.at.max(self.now), node, came);
                 }
                 LinkChange::Down => {
                     machine.links.remove(&event.eni);
+                    self.reply(event.at.max(self.now), node, Reply::LinkWent(event.mac.clone()));
                 }
                 LinkChange::Changed(_) => {}
             }
