@@ -5,7 +5,7 @@
 //! | [`table`], [`variable`], [`docs`] | every variable of spec 05 §16 and ours, and the page made of it |
 //! | [`parse`], [`values`] | one value |
 //! | `read`, [`environment`] | one variable, with what is used instead of a bad value |
-//! | `rules`, `tags`, [`instance`], `not_yet` | several variables; what the instance type allows; what this release lacks |
+//! | `rules`, `tags`, [`instance`] | several variables; what the instance type allows |
 //! | [`report`] | everything that was wrong, together |
 //! | [`settings`] | what introspection shows of it |
 
@@ -21,7 +21,6 @@ pub mod docs;
 pub mod environment;
 pub mod instance;
 pub mod max_pods;
-mod not_yet;
 pub mod parse;
 mod read;
 pub mod report;
@@ -206,7 +205,6 @@ impl Config {
         rules::families(&config, &reader);
         rules::entrypoint(&config, &reader);
         rules::without_effect(&config, &reader);
-        not_yet::check(&config, &reader);
         let (mut report, _) = reader.finish();
         environment.report_unknown(&mut report);
         (config, report)

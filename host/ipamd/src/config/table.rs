@@ -46,7 +46,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "empty",
         class: StrNonEmpty,
         here: Now,
-        effect: "Directory of a second policy, in the form of RESERVOIR_POLICY_DIR. It is asked the same and changes nothing; where it would have done otherwise is in reservoir_shadow_* metrics, the log and /v1/decisions.",
+        effect: "Directory of a second policy, in the form of RESERVOIR_POLICY_DIR. It is asked the same and changes nothing; where it would have done otherwise is in reservoir_shadow_* metrics, the log and /v1/decisions. Without a policy.wasm in it the built-in policy is the shadow, with a warning.",
     },
     Variable {
         name: "RESERVOIR_IPAMD_SOCKET",
@@ -156,7 +156,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "false",
         class: BoolStrict,
         here: Now,
-        effect: "Allocate /28 (IPv4) or /80 (IPv6) prefixes instead of single secondary addresses. Switched off with a warning on an instance type without prefixes; in IPv6 mode such a type is fatal.",
+        effect: "Allocate /28 (IPv4) or /80 (IPv6) prefixes instead of single secondary addresses. The daemon does not start unless one of WARM_PREFIX_TARGET, WARM_IP_TARGET and MINIMUM_IP_TARGET is above 0, in IPv6 mode too. Switched off with a warning on an instance type without prefixes; in IPv6 mode such a type is fatal.",
     },
     Variable {
         name: "DISABLE_NETWORK_RESOURCE_PROVISIONING",
@@ -306,7 +306,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "strict",
         class: EnumHard,
         here: Now,
-        effect: "strict: pod traffic leaves through the branch ENI; standard: behaves like an ordinary pod with its own ENI. The daemon moves the lookup of local addresses accordingly; the plugin has the mode from its configuration (podSGEnforcingMode).",
+        effect: "strict: pod traffic leaves through the branch ENI; standard: behaves like an ordinary pod with its own ENI. The daemon moves the lookup of local addresses accordingly; the plugin has the mode from its configuration (podSGEnforcingMode). Anything else: the daemon does not start while ENABLE_POD_ENI is true, and it is not looked at otherwise.",
     },
     Variable {
         name: "DISABLE_TCP_EARLY_DEMUX",
@@ -315,7 +315,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool",
         default: "false",
         class: BoolStrict,
-        here: Later("init container"),
+        here: Later("there is no init container yet; set the sysctl yourself"),
         effect: "true writes 0, false writes 1 to net/ipv4/tcp_early_demux (if the file exists).",
     },
     Variable {
@@ -336,7 +336,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "false",
         class: BoolStrict,
         here: Now,
-        effect: "IPv6 mode: one /80 prefix per interface. Needs prefix delegation and Nitro; fatal together with custom networking.",
+        effect: "IPv6 mode: one /80 prefix per interface. Needs ENABLE_PREFIX_DELEGATION=true with its target above 0 (WARM_PREFIX_TARGET=1 will do, it is not heeded here) and Nitro; fatal together with custom networking.",
     },
     Variable {
         name: "ENABLE_V6_EGRESS",
@@ -386,7 +386,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "value of AWS_VPC_ENI_MTU",
         class: IntValidated,
         here: Now,
-        effect: "MTU of pod veth pairs and egress interfaces.",
+        effect: "MTU of pod veth pairs and egress interfaces. Above AWS_VPC_ENI_MTU: the daemon does not start.",
     },
     Variable {
         name: "AWS_VPC_K8S_CNI_VETHPREFIX",
@@ -473,10 +473,10 @@ pub const VARIABLES: &[Variable] = &[
         group: "Datapath",
         readers: "D",
         ty: "enum: none, strict, standard",
-        default: "(unset: network policy calls are skipped)",
+        default: "unset: no agent is asked",
         class: EnumHard,
-        here: Later("checked and handed to the plugin; nothing is enforced, a warning at start says so"),
-        effect: "Mode handed to the plugin and the policy agent.",
+        here: Now,
+        effect: "standard, strict (any case): every ADD asks the network policy agent (aws-network-policy-agent, unix:/var/run/aws-node/npa.sock), which enforces, and fails without it. none, or unset: no agent is asked. Anything else, the empty text too: the daemon does not start. The manifest of amazon-vpc-cni-k8s sets standard: without its agent container remove that.",
     },
     Variable {
         name: "ANNOTATE_POD_IP",
@@ -495,7 +495,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "path",
         default: "/host/opt/cni/bin",
         class: StrSetWins,
-        here: Later("entrypoint"),
+        here: Later("there is no entrypoint yet; copy the plugins yourself"),
         effect: "Directory (container view) that receives the plugin binaries.",
     },
     Variable {
@@ -505,7 +505,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "path",
         default: "/host/etc/cni/net.d",
         class: StrSetWins,
-        here: Later("entrypoint"),
+        here: Later("there is no entrypoint yet; write the file yourself, see above"),
         effect: "Directory (container view) that receives 10-aws.conflist.",
     },
     Variable {
@@ -596,7 +596,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "/var/log/aws-routed-eni/plugin.log",
         class: StrSetWins,
         here: Now,
-        effect: "pluginLogFile of the aws-cni plugin (host path).",
+        effect: "pluginLogFile of the aws-cni plugin (host path). Empty = stderr; stdout: the daemon does not start.",
     },
     Variable {
         name: "AWS_VPC_K8S_PLUGIN_LOG_LEVEL",
@@ -616,7 +616,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "/var/log/aws-routed-eni/egress-v4-plugin.log",
         class: StrSetWins,
         here: Now,
-        effect: "pluginLogFile of egress-cni in IPv6 clusters.",
+        effect: "pluginLogFile of egress-cni in IPv6 clusters. Empty = stderr; stdout: the daemon does not start.",
     },
     Variable {
         name: "AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE",
@@ -626,7 +626,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "/var/log/aws-routed-eni/egress-v6-plugin.log",
         class: StrSetWins,
         here: Now,
-        effect: "pluginLogFile of egress-cni in IPv4 clusters.",
+        effect: "pluginLogFile of egress-cni in IPv4 clusters. Empty = stderr; stdout: the daemon does not start.",
     },
     Variable {
         name: "DISABLE_INTROSPECTION",
@@ -665,7 +665,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool-ish",
         default: "flag value (image default: off)",
         class: YesNo,
-        here: Later("cni-metrics-helper"),
+        here: Later("there is no metrics helper yet"),
         effect: "Publish to CloudWatch.",
     },
     Variable {
@@ -675,7 +675,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "bool-ish",
         default: "off",
         class: YesNo,
-        here: Later("cni-metrics-helper"),
+        here: Later("there is no metrics helper yet"),
         effect: "Serve aggregated gauges on :61681/metrics.",
     },
     Variable {
@@ -685,7 +685,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "int (seconds)",
         default: "30",
         class: IntValidated,
-        here: Later("cni-metrics-helper"),
+        here: Later("there is no metrics helper yet"),
         effect: "Scrape interval; CloudWatch push interval is twice this.",
     },
     Variable {
@@ -695,7 +695,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "string",
         default: "empty",
         class: StrNonEmpty,
-        here: Later("cni-metrics-helper"),
+        here: Later("there is no metrics helper yet"),
         effect: "Value of the CLUSTER_ID dimension; empty => discovered from instance tags.",
     },
     Variable {
@@ -705,7 +705,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "string",
         default: "empty",
         class: StrNonEmpty,
-        here: Later("cni-metrics-helper"),
+        here: Later("there is no metrics helper yet"),
         effect: "Region of the CloudWatch client; empty => instance metadata. (Elsewhere only via the SDK's own rules.)",
     },
     Variable {
@@ -716,7 +716,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "true",
         class: Unused,
         here: Never("accepted and ignored; no released version reads it any more"),
-        effect: "Formerly: whether the daemon sets rp_filter. The init container now always does.",
+        effect: "Formerly: whether the daemon sets rp_filter. What sets up a node always does now.",
     },
     Variable {
         name: "ENABLE_NFTABLES",
@@ -726,7 +726,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "false",
         class: Unused,
         here: Never("accepted and ignored; no released version reads it any more"),
-        effect: "Formerly: switch the image's iptables to nft. Now automatic (section 1.3).",
+        effect: "Formerly: switch the image's iptables to nft. The daemon finds out by itself.",
     },
     Variable {
         name: "AGENT_LOG_PATH",

@@ -23,13 +23,14 @@ fn vectors() -> Value {
 }
 
 #[test]
-fn the_shipped_manifest_starts_and_the_only_warning_is_about_network_policy() {
+fn the_shipped_manifest_starts_without_a_word() {
     let vectors = vectors();
     let manifest = vectors["manifest_env"]["aws-node"].as_object().unwrap();
     let environment = manifest.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
     let (config, report) = Config::read(&environment);
     let told: Vec<_> = report.problems().iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["NETWORK_POLICY_ENFORCING_MODE=\"standard\": network policies are not enforced in this release"]);
+    assert_eq!(told, Vec::<String>::new());
+    assert_eq!(config.datapath.network_policy_mode.as_deref(), Some("standard"), "the agent is asked");
     assert_eq!((config.pool.warm_eni_target, config.pool.warm_prefix_target), (1, 1));
     assert_eq!(config.identity.cni_version, "v1.23.1");
 }
@@ -129,12 +130,29 @@ fn refuses_what_the_entrypoint_refuses() {
 }
 
 #[test]
-fn says_what_is_not_built_yet() {
-    let name = "NETWORK_POLICY_ENFORCING_MODE";
-    let told = problems(&[(name, "strict")]);
-    let found = told.iter().any(|(l, t)| *l == Level::Warn && t.starts_with(name) && t.contains("in this release"));
-    assert!(found, "{told:?}");
-    assert_eq!(problems(&[]), []);
+fn prefix_delegation_needs_a_target() {
+    let on = ("ENABLE_PREFIX_DELEGATION", "true");
+    let message = "ENABLE_PREFIX_DELEGATION=\"true\": needs one of WARM_PREFIX_TARGET, WARM_IP_TARGET and MINIMUM_IP_TARGET above 0";
+    assert_eq!(problems(&[on]), [(Level::Fatal, message.to_owned())]);
+    let ipv6 = problems(&[on, ("ENABLE_IPv4", "false"), ("ENABLE_IPv6", "true")]);
+    assert_eq!(ipv6, [(Level::Fatal, message.to_owned())]);
+    for target in ["WARM_PREFIX_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET"] {
+        assert_eq!(problems(&[on, (target, "1")]), [], "{target}");
+    }
+}
+
+#[test]
+fn an_enforcing_mode_of_pods_is_looked_at_where_it_matters() {
+    let wrong = ("POD_SECURITY_GROUP_ENFORCING_MODE", "Strict");
+    assert_eq!(problems(&[wrong]), []);
+    assert_eq!(problems(&[("ENABLE_POD_ENI", "true"), wrong])[0].0, Level::Fatal);
+}
+
+#[test]
+fn an_empty_log_file_of_a_plugin_is_stderr() {
+    let (config, report) = read(&[("AWS_VPC_K8S_PLUGIN_LOG_FILE", "")]);
+    assert_eq!((config.plugins.log_file.as_str(), report.problems().len()), ("stderr", 0));
+    assert_eq!(read(&[]).0.plugins.log_file, "/var/log/aws-routed-eni/plugin.log");
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Class {
             }
             Self::IntNonNegSoft => "decimal integer ≥ 0; empty = unset; anything else: the default, with a warning",
             Self::IntPositiveSoft => "decimal integer ≥ 1; empty = unset; anything else: as if unset, with a warning",
-            Self::StrSetWins | Self::StrNonEmpty => "any text; empty = unset",
+            Self::StrSetWins | Self::StrNonEmpty => "any text; empty = unset, unless the effect says otherwise",
             Self::EnumSoft => {
                 "one of the values, case-sensitive; empty = unset; anything else: the default, with a warning"
             }
