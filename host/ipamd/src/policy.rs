@@ -9,12 +9,13 @@ use reservoir_core::manager::{Decided, Event, JobId, Record};
 use reservoir_core::policy::{CreateEni, Node};
 use reservoir_policy::{
     Answer, Asked, Called, Decision, Digest, Loaded, Options, Policies, PolicyError, ReloadError, Shadow, Shadowed,
-    Watch,
+    Status, Watch,
 };
 use tokio::sync::Notify;
 
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
+use crate::metrics::docs::INVARIANTS;
 use crate::pool::Pool;
 
 const PANIC: &str = "the policy runtime panicked; this is a defect of ours";
@@ -142,10 +143,13 @@ impl Policy {
     fn open(&self, pool: &Arc<Pool>) -> Result<(Arc<Policies>, Option<Watch>), PolicyError> {
         let Sources { pin, cache, .. } = self.sources.clone();
         let policies = Arc::new(Policies::new(Options { pin, cache, ..Options::default() })?);
-        let weak = Arc::downgrade(pool);
+        let (weak, theirs) = (Arc::downgrade(pool), Arc::downgrade(&policies));
         let watch = watch(pool, &policies, &self.sources.dir, move |result| {
             let Some(pool) = weak.upgrade() else { return };
             pool.metrics().policy_load(word(result));
+            if let Some(policies) = theirs.upgrade() {
+                pool.metrics().policy_taken_over(policies.taken_over());
+            }
             if result.is_ok() {
                 pool.tell(Event::PolicyChanged);
             }
@@ -165,6 +169,7 @@ impl Policy {
 
     /// Nothing that goes wrong with a shadow is a reason not to serve.
     fn open_shadow(&self, pool: &Arc<Pool>, policies: &Policies, dir: &Path) {
+        let name = dir.display().to_string();
         let (for_answers, for_news) = (Arc::downgrade(pool), Arc::downgrade(pool));
         let heard = move |node: &Arc<Node>, shadowed: Shadowed| {
             let Some(pool) = for_answers.upgrade() else { return };
@@ -179,9 +184,16 @@ impl Policy {
             }
         };
         // Loaded before it is asked, or it would differ as the built-in policy does.
+        let theirs = Arc::downgrade(shadow.policies());
         let watch = watch(pool, shadow.policies(), dir, move |result| {
             if let Some(pool) = for_news.upgrade() {
                 pool.metrics().shadow_load(word(result));
+            }
+            if result.is_ok() && theirs.upgrade().is_some_and(|policies| has_nothing_of_its_own(&policies.status())) {
+                tracing::warn!(
+                    "RESERVOIR_SHADOW_POLICY_DIR={name:?}: neither policy.wasm nor a setting is there, so the shadow is \
+                     the built-in policy; correct the name or copy a policy there"
+                );
             }
         });
         // Set once: this is the only caller.
@@ -223,7 +235,7 @@ impl Policy {
         let started = Instant::now();
         let decision = Arc::new(policies.decide(&node));
         let took = started.elapsed();
-        self.count_calls(&decision.calls);
+        self.count_calls(policies, &decision.calls);
         let fuel = decision.calls.iter().map(|c| c.fuel).sum();
         let nothing =
             decision.plan.grow.is_empty() && decision.plan.release.is_empty() && decision.plan.remove.is_empty();
@@ -249,7 +261,7 @@ impl Policy {
 
     fn rank(&self, policies: &Policies, node: Arc<Node>, request: CreateEni) -> Result<Vec<String>, String> {
         let ranking = Arc::new(policies.rank(&node, &request));
-        self.count_calls(&ranking.calls);
+        self.count_calls(policies, &ranking.calls);
         let subnets = match (&ranking.by, ranking.failure()) {
             (None, Some((_, failure))) => Err(failure.to_string()),
             _ => Ok(ranking.subnets.clone()),
@@ -259,7 +271,8 @@ impl Policy {
         subnets
     }
 
-    fn count_calls(&self, calls: &[Called]) {
+    fn count_calls(&self, policies: &Policies, calls: &[Called]) {
+        self.metrics.policy_taken_over(policies.taken_over());
         for call in calls {
             if let Err(failure) = &call.result {
                 self.metrics.policy_failure(failure.label());
@@ -268,12 +281,15 @@ impl Policy {
     }
 }
 
+/// A policy directory that is not there looks just like this one.
+fn has_nothing_of_its_own(status: &Status) -> bool {
+    status.custom.is_none() && status.built_in.settings.is_empty()
+}
+
 /// The invariant that a reason names, such as `I5` of `I5: no free slot` (spec 01 §12.2).
 fn invariant(reason: &str) -> &'static str {
-    const ALL: [&str; 15] =
-        ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "I15"];
     let name = reason.split(':').next().unwrap_or_default();
-    ALL.into_iter().find(|one| *one == name).unwrap_or("other")
+    INVARIANTS.iter().map(|(one, _)| *one).find(|one| *one == name).unwrap_or("other")
 }
 
 /// Watches `dir` for `policies`. What is in force stays if that does not work.
@@ -310,6 +326,24 @@ fn reason(decision: &Decision) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shadow_directory_that_is_not_there_is_noticed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let policies = Policies::new(Options::default()).unwrap();
+        let nothing = |dir: &Path| {
+            reservoir_policy::load_dir(&policies, dir, None).unwrap();
+            has_nothing_of_its_own(&policies.status())
+        };
+        assert!(nothing(&tmp.path().join("mistyped")));
+        // The built-in policy under other settings is something to compare with.
+        std::fs::write(tmp.path().join("defects"), "reference").unwrap();
+        assert!(!nothing(tmp.path()));
+        std::fs::remove_file(tmp.path().join("defects")).unwrap();
+        let adaptive = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policies/adaptive/policy.wasm");
+        std::fs::copy(adaptive, tmp.path().join("policy.wasm")).unwrap();
+        assert!(!nothing(tmp.path()));
+    }
 
     #[test]
     fn a_dropped_action_is_counted_by_its_invariant() {

@@ -14,6 +14,7 @@
 //! instructions. Whatever it does, the caller gets a value: an answer, or a [`Failure`] with its reason.
 
 mod active;
+mod again;
 mod answer;
 mod bundle;
 mod cache;
@@ -36,6 +37,7 @@ mod turn;
 mod wasi;
 pub mod watch;
 
+pub use again::Pauses;
 pub use bundle::{BUILT_IN_PREFIX, Bundle};
 pub use call::{Answer, By, Called, Facts, Failure, Session};
 pub use digest::{BadDigest, Digest};

@@ -1,20 +1,26 @@
 //! What the daemon holds: the components, who answers, and what happens when one does not.
 
 use std::{
-    fmt,
+    fmt, io,
+    os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
 use reservoir_core::policy::{CreateEni, Function, Node, Note, Plan, Targets};
 use reservoir_core::validate::cut_targets;
+use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::{
     active::{Active, Failed, failure},
+    again::Pauses,
     bundle::{Bundle, Settings},
     call::{Answer, By, Called, Facts, Failure},
     digest::Digest,
@@ -34,8 +40,11 @@ const BUILT_IN: &[u8] = include_bytes!("../../../policies/default/policy.wasm");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub limits: Limits,
-    /// After so many failures in a row of one function the built-in component takes over until the next load.
+    /// After so many failures in a row of one function the built-in component takes over, until the next load or until
+    /// the component is tried again and answers.
     pub failures_in_a_row: u32,
+    /// How soon a watched directory's policy that is not in force is tried again.
+    pub pauses: Pauses,
     /// A custom component must have this SHA-256, whatever its directory says.
     pub pin: Option<Digest>,
     /// Compiled code is kept in this directory, so that a restart need not compile again. It and its files must be of the
@@ -45,7 +54,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { limits: Limits::default(), failures_in_a_row: 5, pin: None, cache: None }
+        Options { limits: Limits::default(), failures_in_a_row: 5, pauses: Pauses::default(), pin: None, cache: None }
     }
 }
 
@@ -82,7 +91,7 @@ pub struct Decision {
     pub by: Option<By>,
     /// The custom component failed and the built-in one answered this decision for it.
     pub fell_back: bool,
-    /// With this decision the built-in component takes over until the next load.
+    /// With this decision the built-in component takes over.
     pub took_over: bool,
     /// The soonest wish of any answer, at least 1.
     pub wake_after_seconds: Option<u32>,
@@ -134,8 +143,14 @@ pub struct Policies {
     report: Report,
     active: ArcSwap<Active>,
     records: Mutex<Records>,
-    /// One load at a time.
-    loading: Mutex<()>,
+    /// One load at a time; what the last one compiled and refused, so that another try need not compile it.
+    loading: Mutex<Option<Arc<Component>>>,
+    /// The last load was refused on a snapshot without labels: it deserves another try on one that has them.
+    refused_unlabelled: AtomicBool,
+    /// Another try is to be made at once.
+    again: AtomicBool,
+    /// Readable when something happened that who watches a directory wants to know.
+    bell: OnceLock<Arc<OwnedFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -166,7 +181,17 @@ impl Policies {
     fn with(runtime: Runtime, options: Options, built_in: Arc<Component>, role: &'static str) -> Policies {
         let active = ArcSwap::from_pointee(Active::new(built_in, None, Settings::default()));
         let report = Report::new(role);
-        Policies { runtime, options, report, active, records: Mutex::default(), loading: Mutex::default() }
+        Policies {
+            runtime,
+            options,
+            report,
+            active,
+            records: Mutex::default(),
+            loading: Mutex::default(),
+            refused_unlabelled: AtomicBool::default(),
+            again: AtomicBool::default(),
+            bell: OnceLock::new(),
+        }
     }
 
     /// Others beside these, in the same runtime, with the built-in component alone. The pin is of what is in force, so
@@ -181,6 +206,31 @@ impl Policies {
         self.report.role()
     }
 
+    pub(crate) fn pauses(&self) -> &Pauses {
+        &self.options.pauses
+    }
+
+    /// Becomes readable when the built-in component takes over, and when a refused policy is worth another try.
+    pub(crate) fn bell(&self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(bell) = self.bell.get() {
+            return Ok(bell.clone());
+        }
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(self.bell.get_or_init(|| bell).clone())
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            // It can fail only where it was rung 2^64 times and nobody listens.
+            let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Whether a refused policy is worth another try at once. Asking takes the wish away.
+    pub(crate) fn take_again(&self) -> bool {
+        self.again.swap(false, Relaxed)
+    }
+
     /// The runtime, to load components beside those in force.
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
@@ -191,8 +241,11 @@ impl Policies {
     /// `snapshot` (a made-up node without one), then swaps. On an error nothing has changed. Memos start anew, a
     /// take-over ends. May take seconds: not for the thread that decides.
     pub fn load(&self, bundle: &Bundle, snapshot: Option<&Node>) -> Result<Loaded, PolicyError> {
-        let _one_at_a_time = lock(&self.loading);
-        let result = self.prepare(bundle, snapshot);
+        let mut spare = lock(&self.loading);
+        let result = self.prepare(bundle, snapshot, &mut spare);
+        let unlabelled = snapshot.is_none_or(|node| node.labels.is_empty());
+        let refused_unlabelled = unlabelled && matches!(&result, Err(PolicyError::Trial { .. }));
+        self.refused_unlabelled.store(refused_unlabelled, Relaxed);
         let mut records = lock(&self.records);
         match result {
             Ok((active, trial)) => {
@@ -200,6 +253,7 @@ impl Policies {
                 let custom = digest.map_or_else(|| "none".to_owned(), |d| d.short());
                 info!(custom, settings = bundle.settings.len(), "{} loaded", self.role());
                 self.active.store(Arc::new(active));
+                *spare = None;
                 records.counts.loads += 1;
                 records.last_failed = None;
                 Ok(Loaded { digest, trial })
@@ -219,7 +273,12 @@ impl Policies {
         records.last_failed = Some(LoadFailed::now(why));
     }
 
-    fn prepare(&self, bundle: &Bundle, snapshot: Option<&Node>) -> Result<(Active, Vec<Called>), PolicyError> {
+    fn prepare(
+        &self,
+        bundle: &Bundle,
+        snapshot: Option<&Node>,
+        spare: &mut Option<Arc<Component>>,
+    ) -> Result<(Active, Vec<Called>), PolicyError> {
         let current = self.active.load_full();
         let custom = match &bundle.component {
             None => None,
@@ -228,13 +287,15 @@ impl Policies {
                 if let Some(wanted) = [self.options.pin, bundle.pin].into_iter().flatten().find(|pin| *pin != found) {
                     return Err(LoadError::WrongDigest { found, wanted }.into());
                 }
-                Some(match current.custom.as_ref().filter(|c| c.digest() == found) {
-                    Some(component) => component.clone(),
+                let known = [&current.custom, &*spare].into_iter().flatten().find(|c| c.digest() == found).cloned();
+                Some(match known {
+                    Some(component) => component,
                     None => {
                         let start = Instant::now();
                         let component = Arc::new(self.runtime.load(bytes, None)?);
                         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
                         info!(digest = found.short(), bytes = bytes.len(), took_ms, "{} compiled", self.role());
+                        *spare = Some(component.clone());
                         component
                     }
                 })
@@ -290,6 +351,10 @@ impl Policies {
         function: Function,
         question: impl Fn(&Active, bool, &mut Vec<Called>) -> Result<T, Failed>,
     ) -> (Option<T>, Asked) {
+        if !node.labels.is_empty() && self.refused_unlabelled.swap(false, Relaxed) {
+            self.again.store(true, Relaxed);
+            self.ring();
+        }
         let active = self.active.load_full();
         let mut calls = Vec::new();
         let custom = active.custom.is_some() && active.health().taken_over.is_none();
@@ -309,11 +374,18 @@ impl Policies {
             let role = self.role();
             warn!(
                 failures_in_a_row = self.options.failures_in_a_row,
-                "{role}: the built-in policy takes over until one is loaded again"
+                "{role}: the built-in policy takes over until one is loaded or this one is tried again and answers"
             );
+            self.ring();
         }
         lock(&self.records).counts.add(&calls, fell_back, took_over);
         (value, Asked { calls, by, fell_back, took_over })
+    }
+
+    /// Whether the built-in component answers because the custom one failed too often.
+    #[must_use]
+    pub fn taken_over(&self) -> bool {
+        self.active.load().health().taken_over.is_some()
     }
 
     /// What is loaded and how it fares.

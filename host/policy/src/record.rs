@@ -1,4 +1,4 @@
-//! The recording of decisions: one JSON object a line, which `policy-test replay` and people read
+//! The recording of decisions: one JSON object a line, for people, and for programs that ask the same again
 //! (docs/policy-contract.md, "Recordings").
 //!
 //! Written from what was kept, when somebody asks; nothing of it is done while a decision is made.

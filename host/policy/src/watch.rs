@@ -16,9 +16,10 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     pipe::{PipeFlags, pipe_with},
 };
-use tracing::error;
+use tracing::{debug, error, info};
 
 use crate::{
+    again::{Schedule, Trouble},
     bundle::Bundle,
     dir::{ReadError, read_dir},
     policies::{Loaded, Policies, PolicyError},
@@ -66,7 +67,8 @@ fn read(policies: &Policies, dir: &Path) -> Result<Bundle, ReadError> {
 
 /// Loads `dir` as it is, before this returns: a daemon that decided without its policy would undo what that policy did.
 /// Then loads it again whenever it changes, until the [`Watch`] is dropped. Failures are logged and shown by
-/// [`Policies::status`]; the last good component stays.
+/// [`Policies::status`]; the last good component stays. What is refused on a snapshot, and what the built-in component took
+/// over from, is tried again after [`Pauses`](crate::Pauses), and at once when the first snapshot with labels comes.
 ///
 /// `snapshot` supplies the node on which a new component is tried, and `after` hears of every load: of the first from
 /// the caller's thread, later from the watching one. The directory need not exist yet. It may be a ConfigMap volume,
@@ -81,22 +83,18 @@ pub fn watch(
     let dir = std::path::absolute(dir).map_err(failed)?;
     let mut eyes = Eyes::open(&dir).map_err(failed)?;
     let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-    let mut seen = None;
-    let mut look = move || {
-        if let Some(result) = refresh(&policies, &dir, &mut seen, &snapshot) {
-            if let Err(error) = &result {
-                error!(dir = %dir.display(), "{} in force stays, the new one is refused: {error}", policies.role());
-            }
-            after(&result);
-        }
-    };
+    let bell = policies.bell().map_err(failed)?;
+    let mut watcher =
+        Watcher { policies, dir, snapshot, after, seen: None, refusal: None, schedule: Schedule::default() };
     // Watched before it is read: what changes from here on wakes the thread.
-    look();
+    watcher.look(Why::Changed);
     let run = move || {
         loop {
-            match eyes.wait(&stopped) {
-                Ok(true) => look(),
-                Ok(false) => return,
+            match eyes.wait(&stopped, &bell, watcher.schedule.due()) {
+                Ok(Wake::Changed) => watcher.look(Why::Changed),
+                Ok(Wake::Due) => watcher.look(Why::Again),
+                Ok(Wake::Rung) => watcher.rung(),
+                Ok(Wake::Stopped) => return,
                 Err(error) => {
                     let dir = eyes.dir.display();
                     error!(%dir, "the policy directory is watched no more, restart to load changes: {error}");
@@ -107,6 +105,77 @@ pub fn watch(
     };
     thread::Builder::new().name("policy-watch".into()).spawn(run).map_err(failed)?;
     Ok(Watch { _stop: stop })
+}
+
+/// Why the directory is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Something happened in it, or this is the start.
+    Changed,
+    /// What lies in it is not in force, and may be by now.
+    Again,
+}
+
+/// One directory, and what came of it.
+struct Watcher<S, A> {
+    policies: Arc<Policies>,
+    dir: PathBuf,
+    snapshot: S,
+    after: A,
+    /// What was put in force last; None where it was refused.
+    seen: Option<Bundle>,
+    /// How the last load failed, and whether it may work another time.
+    refusal: Option<(String, bool)>,
+    schedule: Schedule,
+}
+
+impl<S, A> Watcher<S, A>
+where
+    S: Fn() -> Option<Node>,
+    A: Fn(&Result<Loaded, ReloadError>),
+{
+    /// Loads the directory if there is a reason to, and plans when to do so again if what lies in it is not in force.
+    fn look(&mut self, why: Why) {
+        let (taken_over, role) = (self.policies.taken_over(), self.policies.role());
+        if why == Why::Again {
+            self.schedule.tried();
+        }
+        if let Some(result) = refresh(&self.policies, &self.dir, &mut self.seen, &self.snapshot) {
+            if why == Why::Changed {
+                self.schedule.fresh();
+            }
+            let refusal = result.as_ref().err().map(|error| (error.to_string(), may_work_later(error)));
+            let dir = self.dir.display();
+            match &refusal {
+                None if why == Why::Again => info!(%dir, "{role}: tried again, it answers and is in force"),
+                None => {}
+                // Told once, however often it is tried.
+                Some(_) if why == Why::Again && refusal == self.refusal => debug!(%dir, "{role}: refused as before"),
+                Some((error, _)) if taken_over => error!(%dir, "{role}: refused, the built-in policy goes on: {error}"),
+                Some((error, _)) => error!(%dir, "{role} in force stays, the new one is refused: {error}"),
+            }
+            self.refusal = refusal;
+            (self.after)(&result);
+        }
+        self.plan();
+    }
+
+    /// The policies have news.
+    fn rung(&mut self) {
+        if self.policies.take_again() { self.look(Why::Again) } else { self.plan() }
+    }
+
+    fn plan(&mut self) {
+        let refused = self.refusal.as_ref().is_some_and(|(_, may_work_later)| *may_work_later);
+        let taken_over = self.policies.taken_over();
+        let trouble = if taken_over { Some(Trouble::TakenOver) } else { refused.then_some(Trouble::Refused) };
+        self.schedule.note(trouble, self.policies.pauses(), Instant::now());
+    }
+}
+
+/// Whether the same files may come into force another time. A component that does not load never will.
+fn may_work_later(error: &ReloadError) -> bool {
+    !matches!(error, ReloadError::Policy(PolicyError::Load(_)))
 }
 
 /// Loads the directory if it differs from what was seen last, or if what is in force has failed meanwhile.
@@ -129,12 +198,24 @@ fn refresh(
         settings: bundle.settings.clone(),
         pin: bundle.pin,
     };
-    if seen.as_ref() == Some(&fingerprint) && policies.status().taken_over_at.is_none() {
+    if seen.as_ref() == Some(&fingerprint) && !policies.taken_over() {
         return None;
     }
     let result = policies.load(&bundle, snapshot().as_ref());
     *seen = result.is_ok().then_some(fingerprint);
     Some(result.map_err(ReloadError::from))
+}
+
+/// Why the thread woke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// The directory changed and came to rest.
+    Changed,
+    /// It is time to try again.
+    Due,
+    /// The policies have news.
+    Rung,
+    Stopped,
 }
 
 /// inotify on the directory, or on the nearest one above it that exists.
@@ -199,28 +280,48 @@ impl Eyes {
         Ok(())
     }
 
-    /// Sleeps until the directory changed and came to rest. False: time to stop.
-    fn wait(&mut self, stopped: &OwnedFd) -> io::Result<bool> {
+    /// Sleeps until the directory changed and came to rest, or something else is to be done.
+    fn wait(&mut self, stopped: &OwnedFd, bell: &OwnedFd, again: Option<Instant>) -> io::Result<Wake> {
         let mut changed: Option<Instant> = None;
         loop {
-            let timeout = changed.map(|first| {
-                let left = QUIET.min((first + PATIENCE).saturating_duration_since(Instant::now()));
-                Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) }
+            let now = Instant::now();
+            let left = match changed {
+                Some(first) => Some(QUIET.min((first + PATIENCE).saturating_duration_since(now))),
+                None => again.map(|due| due.saturating_duration_since(now)),
+            };
+            let timeout = left.map(|left| Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
             });
-            let mut fds = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-            let ready = match poll(&mut fds, timeout.as_ref()) {
+            let mut fds = [
+                PollFd::new(&self.inotify, PollFlags::IN),
+                PollFd::new(stopped, PollFlags::IN),
+                PollFd::new(bell, PollFlags::IN),
+            ];
+            // While the directory changes the bell can wait: the files are read anyway.
+            let heard = if changed.is_some() { 2 } else { 3 };
+            let ready = match poll(&mut fds[..heard], timeout.as_ref()) {
                 Ok(ready) => ready,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
             };
             if !fds[1].revents().is_empty() {
-                return Ok(false);
+                return Ok(Wake::Stopped);
             }
-            let due = changed.is_some_and(|first| first.elapsed() >= PATIENCE);
-            if ready == 0 || due {
+            if heard == 3 && !fds[2].revents().is_empty() {
+                return match rustix::io::read(bell, &mut [0; 8]) {
+                    Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(Wake::Rung),
+                    Err(e) => Err(e.into()),
+                };
+            }
+            if changed.is_none() && ready == 0 {
+                return Ok(Wake::Due);
+            }
+            let patience_over = changed.is_some_and(|first| first.elapsed() >= PATIENCE);
+            if ready == 0 || patience_over {
                 // The directory may have come, gone or been replaced.
                 self.aim()?;
-                return Ok(true);
+                return Ok(Wake::Changed);
             }
             if self.drain()? {
                 changed.get_or_insert_with(Instant::now);

@@ -8,14 +8,16 @@ use std::{
     path::Path,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
         mpsc::{Receiver, channel},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use reservoir_policy::{By, Policies, Watch, watch};
-use support::{calm, good, guest, policies, provoking};
+use reservoir_core::policy::Node;
+use reservoir_policy::{By, Pauses, Policies, Watch, watch};
+use support::{calm, good, guest, policies_with, provoking};
 
 /// Longer than any load on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -27,13 +29,24 @@ struct Watched {
     watch: Watch,
 }
 
+/// Longer than any test.
+const NEVER: Pauses = Pauses {
+    refused: Duration::from_secs(3600),
+    taken_over: Duration::from_secs(3600),
+    most: Duration::from_secs(3600),
+};
+
 fn start(dir: &Path) -> Watched {
+    start_with(dir, NEVER, || Some(calm()))
+}
+
+fn start_with(dir: &Path, pauses: Pauses, snapshot: impl Fn() -> Option<Node> + Send + 'static) -> Watched {
     let (tell, loads) = channel();
-    let policies = Arc::new(policies());
+    let policies = Arc::new(policies_with(pauses));
     let after = move |result: &Result<_, reservoir_policy::ReloadError>| {
         let _ = tell.send(result.as_ref().map(drop).map_err(ToString::to_string));
     };
-    let watch = watch(policies.clone(), dir, || Some(calm()), after).unwrap();
+    let watch = watch(policies.clone(), dir, snapshot, after).unwrap();
     Watched { policies, loads, watch }
 }
 
@@ -181,6 +194,69 @@ fn after_a_take_over_the_same_files_are_loaded_again() {
     fs::write(&file, guest("trap")).unwrap();
     assert_eq!(watched.next(), Ok(()));
     assert_eq!(watched.policies.status().taken_over_at, None);
+    assert_eq!(watched.minimum(), 5);
+}
+
+/// Provokes until it is told not to.
+fn provoking_until(calmed: &Arc<AtomicBool>) -> impl Fn() -> Option<Node> + Send + 'static {
+    let calmed = calmed.clone();
+    move || Some(if calmed.load(SeqCst) { calm() } else { Node { labels: vec![], ..provoking() } })
+}
+
+#[test]
+fn after_a_take_over_it_is_tried_again_by_itself() {
+    let tmp = tempfile::tempdir().unwrap();
+    fs::write(tmp.path().join("policy.wasm"), guest("trap")).unwrap();
+    let soon = Pauses { taken_over: Duration::from_millis(300), ..NEVER };
+    let calmed = Arc::new(AtomicBool::new(true));
+    let watched = start_with(tmp.path(), soon, provoking_until(&calmed));
+    assert_eq!(watched.next(), Ok(()));
+    assert!(watched.quiet(), "what is in force is not tried again");
+    calmed.store(false, SeqCst);
+    for _ in 0..5 {
+        let _ = watched.policies.decide(&provoking());
+    }
+    assert!(watched.policies.taken_over());
+    // It still fails on the node as it is, and the built-in policy goes on.
+    assert!(watched.next().unwrap_err().contains("tried on a snapshot"));
+    assert!(watched.policies.taken_over());
+    calmed.store(true, SeqCst);
+    while watched.next().is_err() {}
+    assert!(!watched.policies.taken_over());
+    assert_eq!(watched.minimum(), 5);
+}
+
+#[test]
+fn what_was_refused_is_tried_again_by_itself() {
+    let tmp = tempfile::tempdir().unwrap();
+    let soon = Pauses { refused: Duration::from_millis(100), ..NEVER };
+    let calmed = Arc::new(AtomicBool::default());
+    fs::write(tmp.path().join("policy.wasm"), guest("trap")).unwrap();
+    let watched = start_with(tmp.path(), soon, provoking_until(&calmed));
+    for _ in 0..2 {
+        assert!(watched.next().unwrap_err().contains("tried on a snapshot"));
+    }
+    calmed.store(true, SeqCst);
+    while watched.next().is_err() {}
+    assert_eq!(watched.minimum(), 5);
+    // One that does not load never will.
+    fs::write(tmp.path().join("policy.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    assert!(watched.next().unwrap_err().contains("core module"));
+    assert!(watched.quiet());
+}
+
+#[test]
+fn what_was_refused_without_labels_is_tried_again_with_them() {
+    let tmp = tempfile::tempdir().unwrap();
+    let calmed = Arc::new(AtomicBool::default());
+    fs::write(tmp.path().join("policy.wasm"), guest("trap")).unwrap();
+    let watched = start_with(tmp.path(), NEVER, provoking_until(&calmed));
+    assert!(watched.next().is_err());
+    calmed.store(true, SeqCst);
+    let _ = watched.policies.decide(&Node { labels: vec![], ..calm() });
+    assert!(watched.quiet(), "the API server was not reached yet");
+    let _ = watched.policies.decide(&calm());
+    assert_eq!(watched.next(), Ok(()));
     assert_eq!(watched.minimum(), 5);
 }
 

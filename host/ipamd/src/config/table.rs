@@ -46,7 +46,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "empty",
         class: StrNonEmpty,
         here: Now,
-        effect: "Directory of a second policy, in the form of RESERVOIR_POLICY_DIR. It is asked the same and changes nothing; where it would have done otherwise is in reservoir_shadow_* metrics, the log and /v1/decisions. Without a policy.wasm in it the built-in policy is the shadow, with a warning.",
+        effect: "Directory of a second policy, in the form of RESERVOIR_POLICY_DIR. It is asked the same and changes nothing; where it would have done otherwise is in reservoir_shadow_* metrics, the log and /v1/decisions. While neither policy.wasm nor a setting is there the shadow is the built-in policy, and a warning says so.",
     },
     Variable {
         name: "RESERVOIR_IPAMD_SOCKET",

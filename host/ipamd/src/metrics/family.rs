@@ -84,6 +84,7 @@ families! {
     POLICY_FAILURES: "reservoir_policy_failures_total", Counter, ["reason"], "Calls of the component that gave no usable answer.";
     POLICY_REFUSED: "reservoir_policy_refused_actions_total", Counter, ["invariant"], "Actions that the host dropped or cut.";
     POLICY_LOADS: "reservoir_policy_loads_total", Counter, ["result"], "Loads of the policy directory.";
+    POLICY_TAKEN_OVER: "reservoir_policy_taken_over", Gauge, [], "1 while the built-in policy answers because the custom one failed five times in a row, else 0.";
     SHADOW_ANSWERS: "reservoir_shadow_answers_total", Counter, ["outcome"], "Answers of the shadow policy: same, different, failed; skipped ones were not asked for because it lags.";
     SHADOW_DIFFERENCES: "reservoir_shadow_differences_total", Counter, ["field"], "Answers of the shadow policy that differ, by the field in which they do.";
     SHADOW_LOADS: "reservoir_shadow_loads_total", Counter, ["result"], "Loads of the shadow policy's directory.";

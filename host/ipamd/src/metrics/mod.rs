@@ -49,6 +49,7 @@ struct Inner {
     errors: By<IpamdError>,
     pod_eni_errors: By<PodEniError>,
     reconciled: By<Reconciled>,
+    policy_taken_over: Gauge,
     connmark: By<Outcome>,
     checkpoint_writes: By<Outcome>,
     host_checks: By<CheckCause>,
@@ -97,6 +98,7 @@ impl Metrics {
             errors: By::new(&recorder, f::IPAMD_ERRORS),
             pod_eni_errors: By::new(&recorder, f::POD_ENI_ERRORS),
             reconciled: By::new(&recorder, f::RECONCILED),
+            policy_taken_over: recorder.gauge(&f::POLICY_TAKEN_OVER, &[]),
             connmark: By::new(&recorder, f::CONNMARK_RECONCILED),
             host_checks: By::new(&recorder, f::HOST_CHECKS),
             checkpoint_writes: By::new(&recorder, f::CHECKPOINT_WRITES),
@@ -222,8 +224,8 @@ impl Metrics {
         self.0.host_checks.get(cause).increment(1);
     }
 
-    /// A decision was taken. `by` and `outcome` are words of the program (`builtin`, `custom`; `planned`, `nothing`,
-    /// `failed`, …), never text of a policy.
+    /// A decision was taken. `by` and `outcome` are words of the program (`built_in`, `custom`, `nobody`; `planned`, `nothing`,
+    /// `failed`), never text of a policy.
     pub fn decision(&self, by: &'static str, outcome: &'static str, took: Duration, fuel: u64) {
         let recorder = &self.0.recorder;
         recorder.counter(&family::DECISIONS, &[by, outcome]).increment(1);
@@ -242,9 +244,14 @@ impl Metrics {
         self.0.recorder.counter(&family::POLICY_REFUSED, &[invariant]).increment(1);
     }
 
-    /// The policy directory was read; `result` is a word of the program (`loaded`, `unchanged`, `refused`, …).
+    /// The policy directory was read; `result` is `loaded` or `refused`.
     pub fn policy_load(&self, result: &'static str) {
         self.0.recorder.counter(&family::POLICY_LOADS, &[result]).increment(1);
+    }
+
+    /// Whether the built-in policy answers because the custom one failed too often.
+    pub fn policy_taken_over(&self, taken_over: bool) {
+        self.0.policy_taken_over.set(if taken_over { 1.0 } else { 0.0 });
     }
 
     /// The shadow policy has answered; `differs` are the fields in which it differs, or `failed`.

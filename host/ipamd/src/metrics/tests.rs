@@ -58,10 +58,11 @@ fn everything_that_can_happen_is_counted_under_its_name_and_type() {
     metrics.node_initialised(true, Duration::from_millis(20));
     metrics.connmark_backend(Backend::Iptables);
     metrics.connmark_reconciled(Outcome::Success);
-    metrics.decision("builtin", "planned", Duration::from_micros(60), 50_000);
+    metrics.decision("built_in", "planned", Duration::from_micros(60), 50_000);
     metrics.policy_failure("trap");
     metrics.policy_refused("I4");
     metrics.policy_load("loaded");
+    metrics.policy_taken_over(true);
     metrics.shadow_answer(&["targets", "release"]);
     metrics.shadow_load("refused");
     metrics.add_waited(Waited::Served, Duration::from_secs(2));
@@ -98,10 +99,11 @@ fn everything_that_can_happen_is_counted_under_its_name_and_type() {
         ("awscni_ipamd_node_initialization_duration_seconds_count{success=\"true\"}", "1"),
         ("awscni_connmark_backend{backend=\"iptables\"}", "1"),
         ("awscni_connmark_reconcile_total{result=\"success\"}", "1"),
-        ("reservoir_decisions_total{by=\"builtin\",outcome=\"planned\"}", "1"),
-        ("reservoir_decision_fuel_sum{by=\"builtin\"}", "50000"),
+        ("reservoir_decisions_total{by=\"built_in\",outcome=\"planned\"}", "1"),
+        ("reservoir_decision_fuel_sum{by=\"built_in\"}", "50000"),
         ("reservoir_policy_failures_total{reason=\"trap\"}", "1"),
         ("reservoir_policy_refused_actions_total{invariant=\"I4\"}", "1"),
+        ("reservoir_policy_taken_over", "1"),
         ("reservoir_policy_loads_total{result=\"loaded\"}", "1"),
         ("reservoir_shadow_answers_total{outcome=\"different\"}", "1"),
         ("reservoir_shadow_differences_total{field=\"release\"}", "1"),

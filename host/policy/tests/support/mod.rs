@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, sync::LazyLock, time::Duration};
 
 use reservoir_core::policy::Node;
-use reservoir_policy::{Bundle, Limits, Options, Policies, sample};
+use reservoir_policy::{Bundle, Limits, Options, Pauses, Policies, sample};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -59,6 +59,11 @@ pub fn bundle(component: Vec<u8>, settings: &[(&str, &str)]) -> Bundle {
 
 pub fn policies() -> Policies {
     Policies::new(options()).unwrap()
+}
+
+/// Such that what is not in force is tried again after `refused` or `taken_over`.
+pub fn policies_with(pauses: Pauses) -> Policies {
+    Policies::new(Options { pauses, ..options() }).unwrap()
 }
 
 /// What one test compiled, the others of its file need not compile again. Time is not what ends a guest here, however
