@@ -5,7 +5,10 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context as _, Result, bail};
 use reservoir_core::policy::{Context, CreateEni, Function, Node, Pairs};
 use reservoir_core::validate::cut_targets;
-use reservoir_policy::{Answer, By, Called, Component, Facts, Limits, LogLine, Runtime, Session, sample};
+use reservoir_policy::{
+    Answer, BUILT_IN_PREFIX, Bundle, By, Called, Component, Facts, Limits, LogLine, Options, Policies, Runtime,
+    Session, sample,
+};
 use serde::Serialize;
 
 use crate::{input, table::Table};
@@ -51,7 +54,8 @@ pub(crate) fn run(file: &Path, settings: Vec<(String, String)>, json: bool) -> R
     let component =
         runtime.load(&bytes, None).with_context(|| format!("{} cannot be used as a policy", file.display()))?;
     let compiled_in_ms = start.elapsed().as_millis();
-    let settings = sorted(settings);
+    let (built_in, own): (Vec<_>, Vec<_>) = settings.into_iter().partition(|(key, _)| key.starts_with(BUILT_IN_PREFIX));
+    let settings = sorted(own);
     let mut costs = Vec::new();
     for (name, enis, addresses) in NODES {
         measure(&component, &settings, (name, enis, addresses), &mut costs);
@@ -74,6 +78,16 @@ pub(crate) fn run(file: &Path, settings: Vec<(String, String)>, json: bool) -> R
     if let Some(bad) = report.costs.iter().find(|cost| !cost.ok) {
         bail!("{} on the {} node: {}", name(bad.function), bad.node, bad.says);
     }
+    if !built_in.is_empty() {
+        check_built_in(&built_in)?;
+    }
+    Ok(())
+}
+
+/// The built-in component must be able to step in, so a node refuses a policy whose settings for it make no sense.
+fn check_built_in(settings: &[(String, String)]) -> Result<()> {
+    let bundle = Bundle { settings: settings.iter().cloned().collect(), ..Bundle::default() };
+    Policies::new(Options::default())?.load(&bundle, None)?;
     Ok(())
 }
 

@@ -20,7 +20,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Load a component and show what it exports, imports and costs; fails if it does not load or answer
+    /// Load a component, call it on two made-up nodes, show what it exports, imports and costs; fails if it does not load
+    /// or answer
     Check {
         /// The component, such as policy.wasm
         file: PathBuf,
@@ -30,7 +31,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show all numbers of one snapshot, the targets and the plan
+    /// Show all numbers of one snapshot of a node, what is decided on it, and what of that the host would do
     Explain {
         /// A node as JSON (docs/policy-contract.md); - reads standard input
         snapshot: PathBuf,
@@ -47,10 +48,11 @@ enum Command {
     Scenarios(scenarios::Args),
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 struct SettingsArg {
-    /// Settings as on a node: name and value, names with prefix `builtin.` for the built-in component
-    #[arg(long, value_name = "K=V", num_args = 1.., value_parser = input::setting)]
+    /// One setting, as a file of the policy directory would be; `builtin.K=V` is the built-in component's. May be given
+    /// more than once
+    #[arg(long, value_name = "K=V", value_parser = input::setting)]
     settings: Vec<(String, String)>,
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Args {
     /// A component to score beside the others; may be given more than once
     #[arg(long = "policy", value_name = "FILE.wasm")]
     policies: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: crate::SettingsArg,
     /// Only these workloads: steady, diurnal, burst, rolling, batch, flap
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<String>,
@@ -42,7 +44,7 @@ enum Who {
     /// The built-in policy under these targets.
     Documented(Targets),
     Adaptive,
-    Component(Vec<u8>),
+    Component(Bundle),
 }
 
 /// One line of the table.
@@ -69,11 +71,21 @@ const SETTINGS: [(&str, Targets); 4] = [
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let workloads = chosen(&args.workloads)?;
+    if args.policies.is_empty() && !args.settings.settings.is_empty() {
+        bail!("--settings are those of the components that --policy names: name one");
+    }
     let mut policies: Vec<(String, Who)> =
         SETTINGS.iter().map(|(name, targets)| ((*name).to_owned(), Who::Documented(*targets))).collect();
     policies.push(("adaptive".to_owned(), Who::Adaptive));
     for file in &args.policies {
-        policies.push((name_of(file), Who::Component(input::component(file)?)));
+        policies.push((
+            name_of(file),
+            Who::Component(Bundle {
+                component: Some(input::component(file)?),
+                settings: args.settings.settings.iter().cloned().collect(),
+                pin: None,
+            }),
+        ));
     }
     let mut rows = Vec::new();
     for workload in workloads {
@@ -153,9 +165,9 @@ fn policy(who: &Who) -> Result<Box<dyn Policy>> {
     Ok(match who {
         Who::Documented(_) => Box::new(Native::built_in(&[])),
         Who::Adaptive => Box::new(Native::adaptive()),
-        Who::Component(bytes) => {
+        Who::Component(bundle) => {
             let policies = Policies::new(Options::default())?;
-            policies.load(&Bundle { component: Some(bytes.clone()), ..Bundle::default() }, None)?;
+            policies.load(bundle, None)?;
             Box::new(InRuntime(policies))
         }
     })
@@ -230,7 +242,8 @@ mod tests {
 
     fn args(seed: u64, hours: u64) -> Args {
         let (policies, workloads) = (vec![], vec![]);
-        Args { policies, workloads, instance_type: "m5.xlarge".to_owned(), hours, seed, json: false }
+        let (instance_type, settings) = ("m5.xlarge".to_owned(), crate::SettingsArg::default());
+        Args { policies, settings, workloads, instance_type, hours, seed, json: false }
     }
 
     /// docs/adaptive.md: on every workload half the idle addresses, and no more waiting, than the documented default.
@@ -259,11 +272,12 @@ mod tests {
         for (file, native) in
             [("../adaptive/policy.wasm", Who::Adaptive), ("../default/policy.wasm", Who::Documented(SETTINGS[0].1))]
         {
-            let bytes = input::component(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+            let component = input::component(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+            let bundle = Bundle { component: Some(component), ..Bundle::default() };
             let args = args(3, 3);
             for name in ["burst", "rolling"] {
                 let workload = workload::named(name).unwrap();
-                let inside = play(&workload, &Who::Component(bytes.clone()), &args).unwrap();
+                let inside = play(&workload, &Who::Component(bundle.clone()), &args).unwrap();
                 assert!(inside.decisions > 30, "{inside:?}");
                 assert_eq!(inside, play(&workload, &native, &args).unwrap(), "{file} {name}");
             }

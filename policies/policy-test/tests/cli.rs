@@ -72,6 +72,38 @@ fn check_fails_if_a_setting_makes_no_sense() {
 }
 
 #[test]
+fn check_takes_settings_as_a_node_does() {
+    let hour = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hour/policy.wasm");
+    let hour = hour.to_str().unwrap();
+    // Before the file as well as after it, more than once, and those of the built-in component apart.
+    let good =
+        ["check", "--settings", "day=60", "--settings", "builtin.defects=reference", hour, "--settings", "night=6"];
+    let (out, stdout, stderr) = run(&good);
+    assert!(out.status.success(), "{stderr}");
+    assert!(stdout.contains("hold 60 at") || stdout.contains("hold 6 at"), "{stdout}");
+    let stderr = fails(&["check", hour, "--settings", "builtin.defects=none"]);
+    assert!(stderr.contains("of the built_in component failed") && stderr.contains("defects"), "{stderr}");
+    assert!(fails(&["check", hour, "--settings", "dya=60"]).contains("unknown setting \"dya\""));
+}
+
+#[test]
+fn scenarios_hand_settings_to_the_component() {
+    let hour = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hour/policy.wasm");
+    let args = ["scenarios", "--hours", "1", "--workload", "steady", "--json"];
+    let idle = |more: &[&str]| {
+        let (out, stdout, stderr) = run(&[&args[..], &["--policy", hour.to_str().unwrap()], more].concat());
+        assert!(out.status.success(), "{stderr}");
+        let rows: Value = serde_json::from_str(&stdout).unwrap();
+        rows.as_array().unwrap().last().unwrap()["idle_address_hours"].as_f64().unwrap()
+    };
+    assert!(
+        idle(&["--settings", "night=50", "--settings", "day=50"])
+            > idle(&["--settings", "night=5", "--settings", "day=5"])
+    );
+    assert!(fails(&[&args[..], &["--settings", "a=b"]].concat()).contains("--policy"));
+}
+
+#[test]
 fn explain_shows_all_numbers() {
     let tmp = tempfile::tempdir().unwrap();
     let mut node = sample::node(2, 10);

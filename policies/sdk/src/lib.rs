@@ -23,6 +23,7 @@
 //! tested with plain `cargo test` ([`sample`] has a node to start from).
 
 mod helpers;
+pub mod log;
 pub mod sample;
 
 #[doc(hidden)]
@@ -70,7 +71,6 @@ pub mod bindings {
 
 pub use bindings::planning::exports::reservoir::policy::planning::Guest as Planning;
 pub use bindings::sizing::exports::reservoir::policy::sizing::Guest as Sizing;
-pub use bindings::sizing::reservoir::policy::log;
 pub use bindings::sizing::reservoir::policy::types::{
     Assign, Card, Cidr, CidrId, Context, CreateEni, Eni, EniId, EniTraits, Families, Gate, Gates, Growth, Limits,
     Minute, Node, Note, Pairs, Plan, Sizes, Standing, Subnet, SubnetId, Targets, Unit,

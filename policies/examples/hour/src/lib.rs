@@ -9,6 +9,9 @@ struct Hour;
 
 impl Sizing for Hour {
     fn decide(node: Node, context: Context) -> Result<Sizes, String> {
+        if let Some((key, _)) = context.settings.iter().find(|(key, _)| !["day", "night"].contains(&key.as_str())) {
+            return Err(format!("unknown setting {key:?}: this policy knows day and night"));
+        }
         let number =
             |what: &str, text: &str| text.parse::<u32>().map_err(|_| format!("{what} = {text:?}: set a number"));
         let setting = |key: &str, absent: u32| context.setting(key).map_or(Ok(absent), |text| number(key, text));
@@ -42,6 +45,7 @@ mod tests {
         assert_eq!(held(12, &[], &[]), Ok(40));
         assert_eq!(held(22, &[], &[("night", "7")]), Ok(7));
         assert_eq!(held(3, &[("example.com/pool", "99")], &[]), Ok(99));
+        assert!(held(3, &[], &[("nigth", "7")]).unwrap_err().starts_with("unknown setting \"nigth\""));
         assert_eq!(held(3, &[], &[("night", "few")]), Err("night = \"few\": set a number".to_owned()));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use reservoir_policy_sdk::{Context, CreateEni, Node, Standing, Subnet, SubnetId, Subnets, export};
+use reservoir_policy_sdk::{Context, CreateEni, Node, Standing, Subnet, SubnetId, Subnets, export, log};
 
 struct SubnetSpread;
 
@@ -23,6 +23,9 @@ impl Subnets for SubnetSpread {
         };
         let held = |subnet: &Subnet| node.enis.iter().filter(|eni| eni.subnet == subnet.id).count();
         let mut subnets: Vec<&Subnet> = node.subnets.iter().filter(usable).collect();
+        if subnets.is_empty() {
+            log::warn(&format!("none of {} subnets may be used", node.subnets.len()));
+        }
         subnets.sort_by_key(|subnet| (held(subnet), Reverse(subnet.free_ips)));
         Ok(subnets.into_iter().map(|subnet| subnet.id.clone()).collect())
     }
@@ -58,6 +61,9 @@ mod tests {
         assert_eq!(rank(vec![]), Ok(vec!["b".to_owned(), home.clone()]));
         let tag = vec![("tag".to_owned(), "team/pods".to_owned())];
         assert_eq!(rank(tag), Ok(vec!["c".to_owned(), "b".to_owned(), home.clone()]));
+        let nowhere = Node { subnets: vec![subnet("d", Standing::Forbidden, 999, &[])], ..node.clone() };
+        let request = CreateEni { card: 0, unit: Unit::Ip, count: 9 };
+        assert_eq!(SubnetSpread::rank(nowhere, Context { settings: vec![], memo: vec![] }, request), Ok(vec![]));
         assert!(rank(vec![("tags".to_owned(), String::new())]).is_err());
     }
 }
