@@ -9,19 +9,23 @@ help:
 	@echo 'make demo          the main job on the simulated AWS: pods get VPC addresses (root);'
 	@echo '                   MODE=secondary|prefix|custom|ipv6|multinic|discovery'
 	@echo 'make test          format, lints, every test ring, docs'
+	@echo 'make build         all programs and tests, into target/debug, and the plugins (make plugin)'
+	@echo 'make plugin        the two CNI plugins alone: small static binaries'
 	@echo 'make conformance   run vectors: VECTORS=DIR (default tests/vectors)'
 	@echo 'make bench         the figures, each beside its floor (root; release build)'
 	@echo 'make scenarios     a day of each workload under each policy, scored (release build)'
 	@echo 'make policies      rebuild the committed .wasm components (needs the wasm32-wasip2 target)'
-	@echo 'make check         format and lints alone'
+	@echo 'make check         format and lints alone; make fmt: format'
+	@echo 'make doc           the API pages of rustdoc, warnings are errors'
 	@echo 'make rings         the test rings alone: RING=unit|conformance|policy|sim|pool|kernel|e2e|moto|cnitool|vlan'
 	@echo 'make setup         install what the above need'
+	@echo 'make clean         remove what was built'
 
 setup:
 	@tests/setup.sh
 
 # One selection of packages for all that is built, so that features are unified once and nothing is built twice.
-build: setup
+build: plugin
 	cargo build --locked --workspace --all-targets
 
 plugin: setup
@@ -33,11 +37,14 @@ demo:
 	cargo build --locked --workspace --all-targets
 	tests/demo/run.sh
 
+fmt: setup
+	cargo fmt --all
+
 check: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-rings: build plugin
+rings: build
 	tests/rings.sh $(RING)
 
 test: check rings doc
