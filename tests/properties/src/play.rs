@@ -361,7 +361,8 @@ impl<'a> Run<'a> {
                 continue;
             }
             let start = |p: &PodPlan| p.start_ms as f64 / 1000.0;
-            let stop = |p: &PodPlan| p.life_s.map(|life| start(p) + life as f64);
+            // As in Run::new: nobody stays longer.
+            let stop = |p: &PodPlan| p.life_s.map(|life| (start(p) + life as f64).min(QUIET.as_secs_f64()));
             let events: Vec<f64> = pods().map(start).chain(pods().filter_map(stop)).collect();
             let mut shrunk = Shrunk::of(scenario);
             for record in self.world.sim().journal().records_of(&node.config.instance) {
