@@ -430,6 +430,7 @@ fn an_interface_that_was_being_made_for_ipv6_is_not_left_behind() {
         ("ENABLE_IPv4", "false"),
         ("ENABLE_IPv6", "true"),
         ("ENABLE_PREFIX_DELEGATION", "true"),
+        ("WARM_PREFIX_TARGET", "1"),
         ("ENABLE_MULTI_NIC", "true"),
     ];
     let options = Options {
