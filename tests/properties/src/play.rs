@@ -5,15 +5,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reservoir_core::policy::Unit;
+use reservoir_sim::model::audit::Expect;
+use reservoir_sim::model::aws::{Eni, InterfaceType};
 use reservoir_sim::model::journal::Record;
 use reservoir_sim::model::operator::Attach;
 use reservoir_sim::model::ops::Op;
+use reservoir_sim::model::refusal::Refusal;
 use reservoir_sim::model::throttle::ThrottleConfig;
-use reservoir_sim::node::{NodeConfig, NodeId, Pod, World};
+use reservoir_sim::node::{NodeConfig, NodeId, Pod, Switches, World};
 
 use crate::books::{Seen, fair_calls_are_right, none_gives_back_what_cools};
 use crate::scenario::{NODES, Others, PODS, PodPlan, QUIET, Scenario, Who};
 
+const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
+const INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
 /// Between two looks while things happen.
 const LOOK: Duration = Duration::from_secs(2);
 /// By when every pod has its address: the longest back-off (five minutes and a third), a refused subnet's two minutes, the
@@ -108,7 +113,7 @@ impl<'a> Run<'a> {
         let mut nodes = Vec::new();
         for (i, instance) in scenario.instances().enumerate() {
             if scenario.foreign {
-                let not_ours = Attach::to(instance).tag("node.k8s.amazonaws.com/no_manage", "true");
+                let not_ours = Attach::to(instance).tag(NO_MANAGE, "true");
                 world.sim().attach_interface(Duration::ZERO, &not_ours).map_err(|e| format!("{e:?}"))?;
             }
             let config = scenario.node(instance)?;
@@ -127,8 +132,19 @@ impl<'a> Run<'a> {
         for kill in &scenario.kills {
             world.kill(Duration::from_millis(kill.at_ms), nodes[kill.node].id, Duration::from_millis(kill.down_ms));
         }
+        for end in &scenario.ends {
+            let (at, grace) = (Duration::from_millis(end.at_ms), Duration::from_millis(end.grace_ms));
+            world.terminate(at, nodes[end.node].id);
+            world.kill(at + grace, nodes[end.node].id, Duration::from_millis(end.down_ms));
+        }
+        for node in &nodes {
+            let Switches { provisioning, manage_untagged, .. } = scenario.switches;
+            let expect = Expect { read_only: !provisioning, only_tagged: !manage_untagged, ..Expect::default() };
+            world.sim().expect(&node.config.instance, expect).map_err(|e| format!("{e:?}"))?;
+        }
         // A daemon that is killed does not know what cools.
-        let cooldown = scenario.kills.is_empty().then(|| Duration::from_secs(scenario.cooldown_s));
+        let cooldown =
+            (scenario.kills.is_empty() && scenario.ends.is_empty()).then(|| Duration::from_secs(scenario.cooldown_s));
         Ok(Self { scenario, world, nodes, seen: Seen::default(), looked: 0, cooldown })
     }
 
@@ -141,7 +157,31 @@ impl<'a> Run<'a> {
             }
             Others::Fragment(subnet, leave) => self.world.sim().fragment(subnet, *leave),
             Others::Vacate(subnet) => self.world.sim().vacate(subnet),
+            Others::Attach { node, addresses, managed } => {
+                let now = self.world.now();
+                // Whatever its tags, it is somebody's.
+                let ipv6_addresses = u32::from(self.scenario.ipv6());
+                let to = Attach::to(&self.nodes[*node].config.instance);
+                let attach = Attach { addresses: *addresses, ipv6_addresses, ..to };
+                let (key, value) = if *managed { ("owner", "another") } else { (NO_MANAGE, "true") };
+                self.world.sim().attach_interface(now, &attach.tag(key, value)).map(drop)
+            }
+            Others::Detach { node } => self.detach(*node),
+            Others::Trunk { node } if self.scenario.switches.pod_eni => {
+                let (now, instance) = (self.world.now(), self.nodes[*node].config.instance.clone());
+                let has = self.world.sim().attached(&instance).any(|e| e.interface_type == InterfaceType::Trunk);
+                if has { Ok(()) } else { self.world.sim().attach_trunk(now, &instance).map(drop) }
+            }
+            Others::Trunk { .. } => Ok(()),
         };
+    }
+
+    /// Takes one away that is not the daemon's to manage, if there is one.
+    fn detach(&mut self, node: usize) -> Result<(), Refusal> {
+        let (now, instance) = (self.world.now(), self.nodes[node].config.instance.clone());
+        let foreign = self.world.sim().attached(&instance).find(|e| e.tags.contains_key(NO_MANAGE));
+        let Some(attachment) = foreign.and_then(|e| e.attachment.as_ref()).map(|a| a.id.clone()) else { return Ok(()) };
+        self.world.sim().operate(now, &Op::DetachNetworkInterface { attachment }).map(drop)
     }
 
     /// Nothing goes wrong any more.
@@ -201,8 +241,9 @@ impl<'a> Run<'a> {
 
     /// Demand that could be met is met.
     fn all_are_served(&mut self) -> Result<(), String> {
-        if matches!(self.scenario.who, Who::Keep(_)) && self.scenario.unit() == Unit::Prefix {
-            // It counts addresses and asks for blocks.
+        let counts_wrongly = matches!(self.scenario.who, Who::Keep(_)) && self.scenario.unit() == Unit::Prefix;
+        // It counts addresses and asks for blocks; or nothing may be asked for.
+        if counts_wrongly || !self.scenario.switches.provisioning {
             return Ok(());
         }
         for node in &self.nodes {
@@ -214,7 +255,7 @@ impl<'a> Run<'a> {
             let full = has + waiting > self.scenario.capacity(&node.config) as usize;
             // One for the pod, and one for an interface; in blocks, room for none of them.
             let need = if self.scenario.unit() == Unit::Prefix { 16 * 4 } else { 2 };
-            let dry = !self.world.sim().subnets().any(|(id, _, free)| self.scenario.may_use(id) && free > need);
+            let dry = !self.world.sim().subnets().any(|(id, _, free)| self.scenario.grows_in(id) && free > need);
             if !full && !dry {
                 let instance = &node.config.instance;
                 let refusal = self.world.last_refusal(node.id).unwrap_or("none was refused").to_owned();
@@ -294,12 +335,14 @@ impl<'a> Run<'a> {
             }
             let Some(snapshot) = self.world.snapshot(id) else { return Err(format!("{instance} is down")) };
             let pool: BTreeMap<String, usize> = snapshot.enis.iter().map(|e| (e.id.clone(), e.cidrs.len())).collect();
+            let untagged = self.scenario.switches.manage_untagged;
             let ipv6 = snapshot.families == [reservoir_core::policy::Family::Ipv6];
             let held: BTreeMap<String, usize> = self
                 .world
                 .sim()
                 .attached(&instance)
-                .filter(|e| !e.tags.contains_key("node.k8s.amazonaws.com/no_manage"))
+                .filter(|e| !e.tags.contains_key(NO_MANAGE))
+                .filter(|e| untagged || is_primary(e) || e.tags.contains_key(INSTANCE))
                 .map(|e| {
                     (e.id.clone(), if ipv6 { e.ipv6_prefixes.len() } else { e.secondary.len() + e.prefixes.len() })
                 })
@@ -410,6 +453,10 @@ impl<'a> Run<'a> {
         outcome.refused = self.world.sim().journal().counts().values().flat_map(|c| c.errors.values()).sum();
         outcome
     }
+}
+
+fn is_primary(eni: &Eni) -> bool {
+    eni.attachment.as_ref().is_some_and(|a| (a.card, a.device_index) == (0, 0))
 }
 
 /// What was given back last: on the node, or, where one card may grow while another gives back, by interface.

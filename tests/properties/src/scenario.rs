@@ -13,7 +13,7 @@ use reservoir_sim::Config;
 use reservoir_sim::model::config::{DelaysConfig, InstanceConfig, SubnetConfig};
 use reservoir_sim::model::fault::{Fault, FaultEffect};
 use reservoir_sim::model::throttle::ThrottleConfig;
-use reservoir_sim::node::{Keep, NodeConfig, Policy};
+use reservoir_sim::node::{Keep, NodeConfig, Policy, Switches};
 
 use crate::policies::Nonsense;
 
@@ -39,6 +39,11 @@ pub enum Mode {
     Cards,
     /// Two cards, pods with an address of each.
     EveryCard,
+    /// The same two, with prefixes.
+    CardsPrefix,
+    EveryCardPrefix,
+    /// Two cards with an IPv6 prefix each.
+    Ipv6Cards,
 }
 
 /// Who decides.
@@ -86,6 +91,21 @@ pub enum Others {
     Fragment(&'static str, u32),
     /// Give all back.
     Vacate(&'static str),
+    /// Attach an interface to a node, with so many addresses: one that the node may manage, or one that it may not.
+    Attach { node: usize, addresses: u32, managed: bool },
+    /// Detach one that the node may not manage.
+    Detach { node: usize },
+    /// Attach the trunk that a node wishes for.
+    Trunk { node: usize },
+}
+
+/// SIGTERM; the process ends when it is told to, or so much later.
+#[derive(Debug, Clone)]
+pub struct End {
+    pub node: usize,
+    pub at_ms: u64,
+    pub grace_ms: u64,
+    pub down_ms: u64,
 }
 
 /// One account with one or two nodes, and what happens to them.
@@ -109,14 +129,26 @@ pub struct Scenario {
     pub pods: Vec<PodPlan>,
     pub faults: Vec<FaultPlan>,
     pub kills: Vec<Kill>,
+    pub ends: Vec<End>,
+    pub switches: Switches,
     pub others: Vec<(u64, Others)>,
     pub seed: u64,
+}
+
+impl Mode {
+    #[must_use]
+    pub fn has_cards(self) -> bool {
+        matches!(self, Self::Cards | Self::EveryCard | Self::CardsPrefix | Self::EveryCardPrefix | Self::Ipv6Cards)
+    }
 }
 
 impl Scenario {
     #[must_use]
     pub fn unit(&self) -> Unit {
-        if matches!(self.mode, Mode::Prefix | Mode::CustomPrefix) { Unit::Prefix } else { Unit::Ip }
+        match self.mode {
+            Mode::Prefix | Mode::CustomPrefix | Mode::CardsPrefix | Mode::EveryCardPrefix => Unit::Prefix,
+            _ => Unit::Ip,
+        }
     }
 
     #[must_use]
@@ -124,25 +156,44 @@ impl Scenario {
         matches!(self.mode, Mode::Custom | Mode::CustomPrefix)
     }
 
+    #[must_use]
+    pub fn ipv6(&self) -> bool {
+        matches!(self.mode, Mode::Ipv6 | Mode::Ipv6Cards)
+    }
+
+    /// Interfaces that others may attach to one node, and that take a place without serving.
+    fn attached_by_others(&self) -> u32 {
+        let attach = |o: &&(u64, Others)| matches!(o.1, Others::Attach { .. });
+        u32::try_from(self.others.iter().filter(attach).count()).unwrap_or(u32::MAX)
+    }
+
     /// Whether new interfaces may be made in a subnet (I9).
     #[must_use]
     pub fn may_use(&self, subnet: &str) -> bool {
         match subnet {
             NODES => !self.custom(),
+            // Without discovery it is possible to choose it, and the built-in policy does not (spec 01 §15).
             PODS => self.custom() || self.discovery,
             _ => false,
         }
     }
 
+    /// Whether policies that make sense make new interfaces in it.
+    #[must_use]
+    pub fn grows_in(&self, subnet: &str) -> bool {
+        self.may_use(subnet) && (subnet != PODS || self.custom() || self.switches.subnet_discovery)
+    }
+
     #[must_use]
     pub fn cards(&self) -> u32 {
-        if matches!(self.mode, Mode::Cards | Mode::EveryCard) { 2 } else { 1 }
+        if self.mode.has_cards() { 2 } else { 1 }
     }
 
     /// Nothing goes wrong by itself.
     #[must_use]
     pub fn is_fair(&self) -> bool {
         self.kills.is_empty()
+            && self.ends.is_empty()
             && self.faults.is_empty()
             && self.others.is_empty()
             && !self.throttled
@@ -163,7 +214,7 @@ impl Scenario {
             log_limit: 1_000_000,
             ..Config::default()
         };
-        if self.mode == Mode::Ipv6 {
+        if self.ipv6() {
             config.vpc.ipv6_cidrs = ["2600:1f14:abc:d00::/56".parse()].into_iter().flatten().collect();
             nodes.ipv6_cidr = "2600:1f14:abc:d00::/64".parse().ok();
         }
@@ -189,9 +240,10 @@ impl Scenario {
     pub fn node(&self, instance: &str) -> Result<NodeConfig, String> {
         let mut node = NodeConfig::new(instance, self.instance_type).map_err(|e| e.to_string())?;
         node.unit = self.unit();
-        node.family = if self.mode == Mode::Ipv6 { Family::Ipv6 } else { Family::Ipv4 };
+        node.family = if self.ipv6() { Family::Ipv6 } else { Family::Ipv4 };
         node.cards = (0..self.cards()).collect();
-        node.every_card = self.mode == Mode::EveryCard;
+        node.every_card = matches!(self.mode, Mode::EveryCard | Mode::EveryCardPrefix);
+        node.switches = self.switches;
         node.targets = self.targets;
         node.cooldown = Duration::from_secs(self.cooldown_s);
         node.seed = self.seed;
@@ -208,12 +260,13 @@ impl Scenario {
     /// Pods that one node can hold, whatever else: addresses of its interfaces, less what a pod too many would need.
     #[must_use]
     pub fn capacity(&self, node: &NodeConfig) -> u32 {
-        if self.mode == Mode::Ipv6 {
+        if self.ipv6() {
             return 1000;
         }
-        let closed = u32::from(self.custom()) + u32::from(self.foreign);
+        let closed = u32::from(self.custom()) + u32::from(self.foreign) + u32::from(self.switches.pod_eni);
+        let closed = closed + self.attached_by_others();
         let size = if self.unit() == Unit::Prefix { 16 } else { 1 };
-        let held = (node.limits.enis.saturating_sub(closed)) * node.limits.slots_per_eni() * size;
+        let held = node.limits.enis.saturating_sub(closed) * node.limits.slots_per_eni() * size;
         held.min(node.max_pods.saturating_sub(2))
     }
 
@@ -306,6 +359,13 @@ fn others() -> impl Strategy<Value = (u64, Others)> {
         (subnet(), 1u32..200).prop_map(|(s, n)| Others::Occupy(s, n)),
         (subnet(), 0u32..4).prop_map(|(s, n)| Others::Fragment(s, n)),
         subnet().prop_map(Others::Vacate),
+        (0usize..2, 0u32..4, any::<bool>()).prop_map(|(node, addresses, managed)| Others::Attach {
+            node,
+            addresses,
+            managed
+        }),
+        (0usize..2).prop_map(|node| Others::Detach { node }),
+        (0usize..2).prop_map(|node| Others::Trunk { node }),
     ];
     (1u64..580, what)
 }
@@ -316,6 +376,29 @@ fn kill() -> impl Strategy<Value = Kill> {
         at_ms,
         down_ms,
     })
+}
+
+fn end() -> impl Strategy<Value = End> {
+    (0usize..2, 0u64..580_000, 0u64..8_000, 0u64..10_000).prop_map(|(node, at_ms, grace_ms, down_ms)| End {
+        node,
+        at_ms,
+        grace_ms,
+        down_ms,
+    })
+}
+
+fn switches() -> impl Strategy<Value = Switches> {
+    let mostly = |value: bool| prop::bool::weighted(0.15).prop_map(move |other| value != other);
+    let rarely = prop::bool::weighted(0.05).prop_map(|other| !other);
+    (mostly(false), mostly(true), mostly(true), rarely, mostly(true)).prop_map(
+        |(pod_eni, manage_untagged, subnet_discovery, provisioning, clean_up)| Switches {
+            pod_eni,
+            manage_untagged,
+            subnet_discovery,
+            provisioning,
+            clean_up,
+        },
+    )
 }
 
 /// Who decides, if what they do is to make sense.
@@ -341,39 +424,59 @@ pub fn scenarios(who: BoxedStrategy<Who>, fair: bool) -> impl Strategy<Value = S
             Mode::Ipv6,
             Mode::Cards,
             Mode::EveryCard,
+            Mode::CardsPrefix,
+            Mode::EveryCardPrefix,
+            Mode::Ipv6Cards,
         ][..],
     );
     let types = select(&["t3.small", "m5.large", "m5.xlarge"][..]);
     let account = (mode, who, types, 1usize..3, 24u8..=26, any::<bool>(), prop::bool::weighted(0.15));
-    let pool = (targets(), select(&[0u64, 5, 30][..]), any::<u64>());
+    let pool = (targets(), select(&[0u64, 5, 30][..]), any::<u64>(), switches());
     let delays =
         if fair { select(&["instant", "realistic"][..]) } else { select(&["instant", "realistic", "eventual"][..]) };
     let wrong = if fair {
-        (Just(false).boxed(), Just(false).boxed(), Just(vec![]).boxed(), Just(vec![]).boxed(), Just(vec![]).boxed())
+        (
+            Just(false).boxed(),
+            Just(false).boxed(),
+            Just(vec![]).boxed(),
+            Just(vec![]).boxed(),
+            Just(vec![]).boxed(),
+            Just(vec![]).boxed(),
+        )
     } else {
         (
             prop::bool::weighted(0.2).boxed(),
             prop::bool::weighted(0.2).boxed(),
             vec(fault(), 0..5).boxed(),
             vec(kill(), 0..4).boxed(),
-            vec(others(), 0..3).boxed(),
+            vec(others(), 0..4).boxed(),
+            vec(end(), 0..2).boxed(),
         )
     };
     (account, pool, delays, vec(pod(2), 0..40), wrong).prop_map(|(account, pool, delays, mut pods, wrong)| {
         let (mode, who, mut instance_type, nodes, mut length, discovery, foreign) = account;
-        let (targets, cooldown_s, seed) = pool;
-        let (throttled, flaky, faults, mut kills, others) = wrong;
-        match mode {
-            Mode::Cards | Mode::EveryCard => instance_type = "c6in.32xlarge",
+        let (targets, cooldown_s, seed, switches) = pool;
+        let (throttled, flaky, faults, mut kills, mut others, mut ends) = wrong;
+        if mode.has_cards() {
+            instance_type = "c6in.32xlarge";
+        }
+        if matches!(mode, Mode::Prefix | Mode::CustomPrefix | Mode::CardsPrefix | Mode::EveryCardPrefix) {
             // Room for the blocks of two nodes.
-            Mode::Prefix | Mode::CustomPrefix => length -= 3,
-            _ => {}
+            length -= 3;
         }
         for pod in &mut pods {
             pod.node %= nodes;
         }
         for kill in &mut kills {
             kill.node %= nodes;
+        }
+        for end in &mut ends {
+            end.node %= nodes;
+        }
+        for (_, other) in &mut others {
+            if let Others::Attach { node, .. } | Others::Detach { node } | Others::Trunk { node } = other {
+                *node %= nodes;
+            }
         }
         Scenario {
             mode,
@@ -387,7 +490,9 @@ pub fn scenarios(who: BoxedStrategy<Who>, fair: bool) -> impl Strategy<Value = S
             delays,
             throttled,
             flaky,
-            foreign: foreign && !matches!(mode, Mode::Cards | Mode::EveryCard),
+            foreign: foreign && !mode.has_cards(),
+            switches,
+            ends,
             pods,
             faults,
             kills,
