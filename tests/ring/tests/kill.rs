@@ -453,7 +453,8 @@ fn an_interface_that_was_being_made_for_ipv6_is_not_left_behind() {
         assert!(unattached(&node).unwrap() > 0, "nobody heard the answer");
     }
     node.start_daemon().unwrap();
-    node.wait_for("the simulated AWS finds nothing wrong", MINUTE, |n| {
+    // EC2 shows what it has made with its answer, which is after the daemon's first search.
+    node.wait_for("the simulated AWS finds nothing wrong", 2 * MINUTE, |n| {
         let (audit, state) = (n.audit()?, n.sim_state()?);
         let enis = state["enis"].as_array().map_or(0, Vec::len);
         anyhow::ensure!(audit == json!([]) && enis == 2 && unattached(n)? == 0, "{enis} interfaces, {audit}");

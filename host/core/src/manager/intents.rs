@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::left_overs::created_at;
 use super::listing::Verify;
+use super::release::EC2_BEHIND;
 use super::{Manager, Now};
 use crate::cloud::Interface;
 use crate::store::Time;
@@ -94,17 +95,19 @@ impl Manager {
     pub(super) fn settle_intents(&mut self, searched: Time) {
         let known = |ended: Time| ended + LOST_AGE <= searched;
         self.journal.making.retain(|m| !m.ended.is_some_and(known));
-        // One search for all that is in doubt.
+        // One search for all that is in doubt, and one more for what the last run left: as a rule EC2 shows that within a
+        // minute.
         if let Some(last) = self.journal.making.iter().filter_map(|m| m.ended).max() {
-            self.search_at(last + LOST_AGE);
+            let soon = self.booted_at.mono + EC2_BEHIND;
+            self.search_at(if searched < soon && last < soon { soon } else { last + LOST_AGE });
         }
     }
 
     /// Whether EC2's lists may not have shown yet, when `searched`, what the last run left.
     pub(super) fn may_be_hidden(&mut self, searched: Time) -> bool {
-        let shown = self.booted_at.mono + LOST_AGE;
+        let (soon, shown) = (self.booted_at.mono + EC2_BEHIND, self.booted_at.mono + LOST_AGE);
         if searched < shown {
-            self.search_at(shown);
+            self.search_at(if searched < soon { soon } else { shown });
         }
         searched < shown
     }
