@@ -162,10 +162,12 @@ impl Firewall {
         self.metrics.connmark_reconciled(if result.is_ok() { Outcome::Success } else { Outcome::Error });
         let changes = result?;
         if changes > 0 {
-            tracing::info!(changes, "SNAT and connmark rules were brought in line");
             // Nothing was new but what somebody had done to them.
             if state.applied.as_deref() == Some(vpc) {
+                tracing::warn!(changes, "SNAT and connmark rules were not as they must be, and were put right");
                 self.repaired(changes);
+            } else {
+                tracing::info!(changes, "SNAT and connmark rules were brought in line");
             }
         }
         state.applied = Some(vpc.to_vec());
