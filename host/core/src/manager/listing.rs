@@ -178,6 +178,9 @@ impl Manager {
                     job.stage = VerifyStage::Devices;
                 }
                 self.log(Level::Warn, format!("EC2's view of the interfaces is read again later: {error}"));
+                if stage != VerifyStage::LeftOvers {
+                    self.unlisted = Some(error);
+                }
                 self.jobs.insert(id, Job::Verify(job));
                 return self.ask(now.mono);
             }

@@ -72,7 +72,7 @@ pub use types::{
     Add, Command, Decided, Event, JobId, Journal, Level, Now, Reconciled, Record, Refusal, Settings, WaiterId, Wanted,
 };
 
-use crate::cloud::{ConnectionTracking, SubnetFacts};
+use crate::cloud::{CloudError, ConnectionTracking, SubnetFacts};
 use crate::ip::IpNet;
 use crate::kube::{EniConfig, NodeFacts};
 use crate::policy::Family;
@@ -170,6 +170,8 @@ pub struct Manager {
     sweep_at: Option<Time>,
     /// EC2's view was read once.
     listed: bool,
+    /// Why it could not be read the last time.
+    unlisted: Option<CloudError>,
     /// The policy's first answer is here, or its silence.
     decided: bool,
     ready: bool,
@@ -237,6 +239,7 @@ impl Manager {
             put_right_later: false,
             sweep_at: None,
             listed: false,
+            unlisted: None,
             decided: false,
             ready: false,
         }

@@ -273,6 +273,10 @@ impl Manager {
             let count = u32::try_from(stats.cooling).unwrap_or(u32::MAX);
             return Refusal::Cooling { count, seconds: at.saturating_sub(now.mono).as_secs() + 1 };
         }
-        Refusal::Policy(self.last_reason.clone())
+        // Growth has waited for EC2's first word.
+        match &self.unlisted {
+            Some(error) if !self.listed => told(error),
+            _ => Refusal::Policy(self.last_reason.clone()),
+        }
     }
 }

@@ -37,6 +37,7 @@ impl Manager {
             // What was decided before, was decided without this.
             self.decided = false;
         }
+        self.unlisted = None;
         self.doubted = Doubted::default();
         let mut unmanaged: BTreeMap<u32, u32> = BTreeMap::new();
         for interface in &job.interfaces {

@@ -199,6 +199,20 @@ fn a_del_ends_its_own_wait_and_a_caller_may_leave() {
     assert_eq!(w.m.cards().assignments().count(), 0);
 }
 
+/// Growth waits for EC2's first word, and the policy is not to blame for that.
+#[test]
+fn a_pod_of_a_new_node_that_ec2_does_not_answer_is_told_so() {
+    let mut ec2 = Ec2 { free: 100, ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    ec2.faults = vec![("DescribeInstances", ErrorKind::Unknown); 9].into();
+    let add_wait = Duration::from_secs(6);
+    let mut w = World::with(Settings { add_wait, ..settings() }, ec2, 2, Journal::default());
+    let id = w.add("1").unwrap_err();
+    w.run(8);
+    let refusal = w.answers[&id].as_ref().unwrap_err();
+    assert!(matches!(refusal, Refusal::Cloud(why) if why.contains("DescribeInstances")), "{refusal}");
+}
+
 #[test]
 fn nobody_waits_on_a_policy_that_says_nothing() {
     let mut w = World::new(100, 0);
