@@ -117,7 +117,7 @@ fn a_making_that_was_never_answered_is_looked_for_and_undone() {
     w.queue.retain(|_, event| !matches!(event, Event::Cloud { result: Ok(crate::cloud::Answer::Interfaces(_)), .. }));
     let (job, _) = w.m.jobs.iter().find(|(_, j)| matches!(j, jobs::Job::Create(_))).unwrap();
     let (job, api, kind) = (*job, "CreateNetworkInterface", ErrorKind::Unknown);
-    let error = crate::cloud::CloudError { api, kind, code: String::new(), message: String::new() };
+    let error = CloudError { api, kind, code: String::new(), message: String::new() };
     w.ec2.faults = vec![(api, kind); 3].into();
     w.warm = 0;
     w.later(10_000, Event::Cloud { job, result: Err(error) });
