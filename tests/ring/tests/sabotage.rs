@@ -93,15 +93,19 @@ impl Churn<'_> {
         Ok(())
     }
 
-    /// Harms the node until the work is over; how often, by kind. What cannot be done (any more) is not counted.
+    /// Harms the node until the work is over, and often enough; how often, by kind. What cannot be done (any more) is not
+    /// counted.
     fn sabotage(&self, mut random: Random) -> BTreeMap<&'static str, usize> {
-        let mut done = BTreeMap::new();
+        let mut done: BTreeMap<&'static str, usize> = BTreeMap::new();
+        // Where the work goes quickly there is little time for harm beside it: the rest is done to those that stay.
+        let (enough, mut tries) = (self.pods / 4, 20 * self.pods);
         let ns = self.node.netns();
         let ip = |arguments: &str| {
             let words: Vec<&str> = arguments.split_whitespace().collect();
             in_netns(&ns, "ip", &words)
         };
-        while !self.over.load(Ordering::Relaxed) {
+        while !self.over.load(Ordering::Relaxed) || (done.values().sum::<usize>() <= enough && tries > 0) {
+            tries = tries.saturating_sub(1);
             let (kind, harm) = match random.below(100) {
                 0..50 => ("rule", one_of(&ip("rule").unwrap_or_default(), &mut random, rule)),
                 50..85 => ("route", one_of(&ip("route").unwrap_or_default(), &mut random, route)),
