@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cards::INSTANCE_TAG;
 use super::jobs::Job;
-use super::left_overs::{CREATED_TAG, LEFT_OVER_AGE, LEFT_OVERS_EVERY, created_at};
+use super::left_overs::{Age, LEFT_OVER_AGE, LEFT_OVERS_EVERY, tag_with_age};
 use super::{JobId, Level, Manager, Now};
 use crate::cloud::{Answer, CloudError, Interface, Request};
 use crate::store::Time;
@@ -52,12 +52,24 @@ impl Manager {
                     let foreign = owner(i).is_some_and(|id| !id.is_empty() && id != own);
                     foreign && i.description.starts_with("aws-K8S-") && i.attachment.is_none()
                 });
-                let others: Vec<Interface> = others.take(MOST).collect();
+                let mut others: Vec<Interface> = others.collect();
                 if !others.is_empty() {
-                    let ids: BTreeSet<String> = others.iter().filter_map(owner).map(str::to_owned).collect();
+                    // Not the same ones each time, if they are many and their instances live.
+                    let from = usize::try_from(self.random.next()).unwrap_or(0) % others.len();
+                    others.rotate_left(from);
+                    others.truncate(MOST);
+                    // This one lives: an answer without it proves nothing of the others.
+                    let own = [self.settings.instance.instance_id.clone()];
+                    let ids: BTreeSet<String> = others.iter().filter_map(owner).map(str::to_owned).chain(own).collect();
                     self.jobs.insert(id, Job::Abandoned(Search::Owners(others)));
                     self.call(now, id, Request::DescribeLivingInstances { ids: ids.into_iter().collect() });
                 }
+            }
+            (Search::Owners(_), Ok(Answer::Instances(living)))
+                if !living.contains(&self.settings.instance.instance_id) =>
+            {
+                let why = "EC2 does not list this instance, so others' left-overs are searched for later";
+                self.log(Level::Warn, why.to_owned());
             }
             (Search::Owners(list), Ok(Answer::Instances(living))) => {
                 let gone = |i: &Interface| owner(i).is_some_and(|id| !living.iter().any(|l| l == id));
@@ -72,19 +84,14 @@ impl Manager {
     }
 
     fn clear_abandoned(&mut self, now: Now, interface: &Interface) {
-        let before = crate::time::rfc3339(now.unix.saturating_sub(LEFT_OVER_AGE).as_secs());
         let (eni, of) = (interface.eni.clone(), owner(interface).unwrap_or_default());
-        match created_at(interface).filter(|at| at.len() == before.len() && at.ends_with('Z')) {
-            // UTC texts of one length compare as times. An instance that is just being started may not be listed yet.
-            Some(at) if *at >= *before => {}
-            Some(_) => {
+        match Age::of(interface, now.unix.saturating_sub(LEFT_OVER_AGE)) {
+            Age::Unknown => self.start_minor(now, "the time of creation", tag_with_age(eni, now)),
+            // An instance that is just being started may not be listed yet.
+            Age::Young => {}
+            Age::Old => {
                 self.log(Level::Info, format!("{eni} was left behind by {of}, which is gone, and is deleted"));
                 self.start_minor(now, "the removal of another's left-over", Request::DeleteNetworkInterface { eni });
-            }
-            // Its age is unknown: from now on it is known (spec 03 §7.10, W-19).
-            None => {
-                let tags = vec![(CREATED_TAG.to_owned(), crate::time::rfc3339(now.unix.as_secs()))];
-                self.start_minor(now, "the time of creation", Request::CreateTags { resource: eni, tags });
             }
         }
     }

@@ -18,6 +18,37 @@ pub(super) fn created_at(interface: &Interface) -> Option<&str> {
     interface.tags.iter().find(|(k, _)| k == CREATED_TAG).map(|(_, at)| at.as_str())
 }
 
+/// How long ago an unattached interface was made, as far as its tag tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// There is no tag, or it is not of our form: from now on it is to have one (spec 03 §7.10, W-19).
+    Unknown,
+    Young,
+    /// Made before the time that was asked about.
+    Old,
+}
+
+impl Age {
+    /// `before`: since 1970.
+    pub fn of(interface: &Interface, before: Duration) -> Self {
+        let before = crate::time::rfc3339(before.as_secs());
+        // UTC texts of one length compare as times.
+        match created_at(interface).filter(|at| at.len() == before.len() && at.ends_with('Z')) {
+            None => Self::Unknown,
+            Some(at) if at < before.as_str() => Self::Old,
+            Some(_) => Self::Young,
+        }
+    }
+}
+
+/// What gives an interface of unknown age one.
+pub(super) fn tag_with_age(eni: String, now: Now) -> Request {
+    Request::CreateTags {
+        resource: eni,
+        tags: vec![(CREATED_TAG.to_owned(), crate::time::rfc3339(now.unix.as_secs()))],
+    }
+}
+
 impl Manager {
     pub(super) fn left_overs_due(&self, now: Now) -> bool {
         self.left_overs_due.is_none_or(|at| now.mono >= at)
@@ -28,11 +59,7 @@ impl Manager {
         // Not all nodes of a cluster in the same second.
         self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY + jitter(&mut self.random));
         let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
-        let before = crate::time::rfc3339(settled.as_secs());
         for interface in list {
-            let created = created_at(&interface);
-            // UTC texts of one length compare as times; what is not of that form is left alone.
-            let old = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z') && at < before.as_str());
             let ours = interface.description.starts_with("aws-K8S-");
             if self.journal.removing.contains(&interface.eni) && self.settings.provisioning {
                 // The last run was about to: whoever made it, and whether or not others are searched for.
@@ -47,16 +74,16 @@ impl Manager {
                 self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
                 continue;
             }
-            let in_time_form = created.is_some_and(|at| at.len() == before.len() && at.ends_with('Z'));
-            if ours && !in_time_form && self.settings.provisioning && self.settings.clean_up && !busy {
-                // Its age is unknown: from now on it is known (spec 03 §7.10, W-19).
-                let tags = vec![(CREATED_TAG.to_owned(), crate::time::rfc3339(now.unix.as_secs()))];
-                let request = Request::CreateTags { resource: interface.eni.clone(), tags };
-                self.start_minor(now, "the time of creation", request);
+            if !ours || busy || !self.settings.provisioning || !self.settings.clean_up {
+                continue;
             }
-            if old && ours && self.settings.provisioning && self.settings.clean_up && !busy {
-                self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
-                self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
+            match Age::of(&interface, settled) {
+                Age::Unknown => self.start_minor(now, "the time of creation", tag_with_age(interface.eni, now)),
+                Age::Young => {}
+                Age::Old => {
+                    self.log(Level::Info, format!("{} was never attached and is deleted", interface.eni));
+                    self.dispose(now, self.spec_of(&interface, 0, 0), false, CleanUp::LeftOver);
+                }
             }
         }
         if !self.settings.provisioning {

@@ -51,6 +51,15 @@ fn what_is_left_by_an_instance_that_is_gone_goes_and_nothing_else() {
 }
 
 #[test]
+fn an_answer_without_this_instance_proves_nothing() {
+    let mut w = world(settings());
+    w.ec2.living.clear();
+    w.run(1300);
+    assert_eq!(kept(&w).len(), 5, "{:?}", w.calls);
+    assert!(w.logs.iter().any(|l| l.contains("does not list this instance")), "{:?}", w.logs);
+}
+
+#[test]
 fn what_is_young_waits_and_what_has_no_age_gets_one() {
     let mut w = world(settings());
     let soon = crate::time::rfc3339(960_000_000 + 1000);
