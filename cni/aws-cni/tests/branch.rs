@@ -204,16 +204,7 @@ impl Node {
 
     /// What ipamd does at its start.
     fn set_up(&self, family: Family, strict_branches: bool) {
-        let config = HostConfig {
-            mtu: 9001,
-            node_port: true,
-            external_snat: false,
-            mark: 0x80,
-            disable_tcp_early_demux: true,
-            family,
-            v6_egress: false,
-            strict_branches,
-        };
+        let config = HostConfig { disable_tcp_early_demux: true, family, strict_branches, ..HostConfig::DOCUMENTED };
         self.host.run(|| host::set_up(&config, "02:00:00:00:00:01".parse().unwrap())).unwrap();
         if family == Family::V6 {
             return self.host.ip("link set eth2 up mtu 9001").clear();

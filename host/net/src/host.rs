@@ -36,6 +36,20 @@ pub struct HostConfig {
     pub strict_branches: bool,
 }
 
+impl HostConfig {
+    /// Where no variable is set.
+    pub const DOCUMENTED: Self = Self {
+        mtu: 9001,
+        node_port: true,
+        external_snat: false,
+        mark: 0x80,
+        disable_tcp_early_demux: false,
+        family: Family::V4,
+        v6_egress: false,
+        strict_branches: false,
+    };
+}
+
 /// What is found on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
@@ -199,16 +213,7 @@ fn reconcile(wanted: &[Rule], ours: &[Rule]) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    const CONFIG: HostConfig = HostConfig {
-        mtu: 9001,
-        node_port: true,
-        external_snat: false,
-        mark: 0x80,
-        disable_tcp_early_demux: false,
-        family: Family::V4,
-        v6_egress: false,
-        strict_branches: false,
-    };
+    const CONFIG: HostConfig = HostConfig::DOCUMENTED;
 
     fn ops(steps: &[Step]) -> Vec<String> {
         steps.iter().map(|s| s.op.to_string()).collect()

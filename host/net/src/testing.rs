@@ -11,6 +11,8 @@
 mod namespace;
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
 
 use crate::branch::{BranchPod, EnforcingMode};
 use crate::error::Error;
@@ -131,6 +133,22 @@ impl Inventory {
             differences.extend((wanted..found).map(|_| format!("left over: {line}")));
         }
         differences
+    }
+
+    /// Waits until `now` shows nothing else than this: the kernel takes namespaces apart in its own time.
+    ///
+    /// # Panics
+    /// What differs after four seconds.
+    pub fn is_reached_by(&self, now: impl Fn() -> Self) {
+        let mut differences = Vec::new();
+        for _ in 0..200 {
+            differences = self.differences(&now());
+            if differences.is_empty() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{differences:?}");
     }
 
     fn add(&mut self, line: String) {

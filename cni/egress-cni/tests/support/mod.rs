@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use reservoir_net::egress::firewall;
@@ -261,15 +260,7 @@ impl World {
 
     /// Waits until nothing is left compared with `before`: the kernel takes namespaces apart in its own time.
     pub fn settles_to(&self, before: &Inventory) {
-        let mut left = Vec::new();
-        for _ in 0..200 {
-            left = before.differences(&self.inventory());
-            if left.is_empty() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        panic!("{:?}: {left:?}", self.kind);
+        before.is_reached_by(|| self.inventory());
     }
 
     /// Talks TCP and UDP from a pod to the outside and back; tells who the pod seemed to be there, for each.

@@ -124,15 +124,7 @@ impl Namespace {
 
     /// Waits until nothing is left compared with `before`: the kernel takes namespaces apart in its own time.
     pub fn settles_to(&self, before: &Inventory) {
-        let mut left = Vec::new();
-        for _ in 0..200 {
-            left = before.differences(&self.inventory());
-            if left.is_empty() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        panic!("left over: {left:?}");
+        before.is_reached_by(|| self.inventory());
     }
 
     /// What the kernel tells of changes of links, addresses, routes and rules inside while `work` runs.

@@ -19,16 +19,7 @@ pub const PRIMARY: &str = "02:00:00:00:00:01";
 pub const SECONDARY: &str = "02:00:00:00:00:02";
 pub const SECONDARY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 100, 20);
 
-pub const CONFIG: HostConfig = HostConfig {
-    mtu: 1500,
-    node_port: true,
-    external_snat: false,
-    mark: 0x80,
-    disable_tcp_early_demux: false,
-    family: Family::V4,
-    v6_egress: false,
-    strict_branches: false,
-};
+pub const CONFIG: HostConfig = HostConfig { mtu: 1500, ..HostConfig::DOCUMENTED };
 
 pub fn mac(text: &str) -> MacAddr {
     text.parse().unwrap()

@@ -27,16 +27,7 @@ const PODS: u32 = 250;
 const RUNS: usize = 50;
 const PRIMARY: &str = "02:00:00:00:00:01";
 const SECONDARY: &str = "02:00:00:00:00:02";
-const CONFIG: HostConfig = HostConfig {
-    mtu: 9001,
-    node_port: true,
-    external_snat: false,
-    mark: 0x80,
-    disable_tcp_early_demux: false,
-    family: Family::V4,
-    v6_egress: false,
-    strict_branches: false,
-};
+const CONFIG: HostConfig = HostConfig::DOCUMENTED;
 
 /// A set-up of node, interface and firewall on a node where all is right; 250 pods' rules; a look at them.
 pub fn network(table: &mut Table) -> Result<()> {

@@ -16,23 +16,27 @@ use serde_json::{Map, Value};
 use super::{Case, claims, plain, skip};
 use crate::Outcome;
 
-pub(super) fn host_rules(case: &Case) -> Outcome {
+/// What ipamd sets the host up with, by the case's variables.
+pub(super) fn config(case: &Case) -> HostConfig {
     let on = |name: &str| case.setting(name) == Some("true");
-    if case.expected["chain"].is_string() || case.expected["inserted"].is_boolean() {
-        return node_local(case);
-    }
-    let family = if on("ENABLE_IPv6") { Family::V6 } else { Family::V4 };
-    let mode = case.setting("POD_SECURITY_GROUP_ENFORCING_MODE");
-    let config = HostConfig {
-        mtu: 9001,
+    HostConfig {
         node_port: case.setting("AWS_VPC_CNI_NODE_PORT_SUPPORT") != Some("false"),
         external_snat: on("AWS_VPC_K8S_CNI_EXTERNALSNAT"),
         mark: mark(case),
         disable_tcp_early_demux: on("DISABLE_TCP_EARLY_DEMUX"),
-        family,
+        family: if on("ENABLE_IPv6") { Family::V6 } else { Family::V4 },
         v6_egress: on("ENABLE_V6_EGRESS"),
-        strict_branches: on("ENABLE_POD_ENI") && mode != Some("standard"),
-    };
+        strict_branches: on("ENABLE_POD_ENI") && case.setting("POD_SECURITY_GROUP_ENFORCING_MODE") != Some("standard"),
+        ..HostConfig::DOCUMENTED
+    }
+}
+
+pub(super) fn host_rules(case: &Case) -> Outcome {
+    if case.expected["chain"].is_string() || case.expected["inserted"].is_boolean() {
+        return node_local(case);
+    }
+    let config = config(case);
+    let family = config.family;
     if case.expected["sysctls"].is_object() {
         return settings(case, &config);
     }

@@ -117,25 +117,12 @@ impl<'a> Node<'a> {
         Ok(kernel)
     }
 
-    fn is(&self, setting: &str) -> bool {
-        self.case.setting(setting) == Some("true")
-    }
-
     fn mode(&self) -> EnforcingMode {
         EnforcingMode::parse(self.case.setting("POD_SECURITY_GROUP_ENFORCING_MODE").unwrap_or("strict"))
     }
 
     fn host_config(&self) -> HostConfig {
-        HostConfig {
-            mtu: pod::MAX_MTU,
-            node_port: self.case.setting("AWS_VPC_CNI_NODE_PORT_SUPPORT") != Some("false"),
-            external_snat: self.is("AWS_VPC_K8S_CNI_EXTERNALSNAT"),
-            mark: super::rules::mark(self.case),
-            disable_tcp_early_demux: false,
-            family: self.family,
-            v6_egress: self.is("ENABLE_V6_EGRESS"),
-            strict_branches: self.is("ENABLE_POD_ENI") && self.mode() == EnforcingMode::Strict,
-        }
+        HostConfig { family: self.family, ..super::rules::config(self.case) }
     }
 
     /// SNAT, mangle and connmark rules; the table of nftables, if they have that form.
