@@ -9,7 +9,7 @@ use ring::Node;
 use ring::cluster::put_node;
 use serde_json::{Value, json};
 use support::guests::{guest, names};
-use support::lab::{PROGRAMS, lab};
+use support::lab::{Lab, PROGRAMS, lab};
 
 const EACH: usize = 2;
 
@@ -30,6 +30,18 @@ fn loads(node: &Node) -> anyhow::Result<(u64, u64)> {
     Ok((counts["loads"].as_u64().unwrap_or_default(), counts["loads_failed"].as_u64().unwrap_or_default()))
 }
 
+/// Changes the Node's labels, and waits until a decision was asked for with them.
+fn label(lab: &Lab, objects: &Objects, labels: &Value) {
+    objects.change(NODES, "node-1", &json!({"metadata": {"labels": labels}}));
+    let provoked = labels.is_object();
+    lab.wait_for("the daemon knows the labels", |node| {
+        let decisions = node.introspect("/v1/decisions")?;
+        let sizing = decisions.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let known = sizing.filter_map(|decision| decision["node"]["labels"].as_array().map(|l| !l.is_empty())).next();
+        Ok(known == Some(provoked))
+    });
+}
+
 #[test]
 fn pods_get_addresses_whatever_the_policy_does() {
     if !ring::skip::can_run("pods_get_addresses_whatever_the_policy_does", PROGRAMS) {
@@ -46,11 +58,11 @@ fn pods_get_addresses_whatever_the_policy_does() {
     let mut pods = 0;
     for name in names() {
         // A guest passes its trial while the node has no label, and is provoked by one.
-        objects.change(NODES, "node-1", &json!({"metadata": {"labels": null}}));
+        label(&lab, &objects, &Value::Null);
         let (before, failed) = (loads(&lab.node).unwrap(), failures(&lab.node));
         fs::write(lab.node.dir().join("policy/policy.wasm"), guest(&name)).unwrap();
         lab.wait_for(&format!("{name} is tried"), |n| Ok(loads(n)? != before));
-        objects.change(NODES, "node-1", &json!({"metadata": {"labels": {"provoke": "yes"}}}));
+        label(&lab, &objects, &json!({"provoke": "yes"}));
         let crowd: Vec<String> = (0..EACH).map(|n| format!("{name}-{n}")).collect();
         for (pod, added) in crowd.iter().zip(lab.add_all(&crowd)) {
             let decisions = || lab.node.introspect("/v1/decisions").unwrap_or_default();
