@@ -8,14 +8,16 @@ use std::time::Duration;
 use super::cards::INSTANCE_TAG;
 use super::jobs::Job;
 use super::left_overs::{Age, LEFT_OVER_AGE, LEFT_OVERS_EVERY, tag_with_age};
-use super::{JobId, Level, Manager, Now};
-use crate::cloud::{Answer, CloudError, Interface, Request};
+use super::{CALLS_PER_MINUTE, CleanUp, Counter, JobId, Level, Manager, Now};
+use crate::cloud::{Answer, CloudError, ErrorKind, Interface, Request};
 use crate::store::Time;
 
 /// Interfaces of one search that are dealt with, and instances that are asked about; the next search finds the rest.
 const MOST: usize = 50;
+/// Calls of a minute after which others' left-overs wait for the next search: the rest is for the node's own pods.
+const BUSY: u32 = CALLS_PER_MINUTE / 2;
 /// From the daemon's start to its first search, at least.
-const FIRST: Duration = Duration::from_secs(300);
+const FIRST: Duration = Duration::from_secs(600);
 
 /// A search under way.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) enum Search {
     List,
     /// Which of their instances are still there.
     Owners(Vec<Interface>),
+    /// What is asked about one of them, and those whose turn comes after it.
+    Clear { request: Request, rest: Vec<Interface> },
 }
 
 fn owner(interface: &Interface) -> Option<&str> {
@@ -31,14 +35,22 @@ fn owner(interface: &Interface) -> Option<&str> {
 }
 
 impl Manager {
+    /// When others' left-overs are searched for first: some minutes after the start, so that what is young has become
+    /// attached.
+    pub(super) fn first_search(&mut self, now: Now) -> Time {
+        now.mono + FIRST + jitter(&mut self.random)
+    }
+
     /// Has others' left-overs searched for when it is time: each hour, not all nodes of a cluster in the same second.
     pub(super) fn search_abandoned(&mut self, now: Now) {
-        let due = *self.abandoned_due.get_or_insert(now.mono + FIRST + jitter(&mut self.random));
-        let may = self.settings.clean_up && self.settings.provisioning && self.settings.ec2 && !self.terminating;
-        if now.mono < due || !may || self.jobs.values().any(|job| matches!(job, Job::Abandoned(_))) {
+        if now.mono < self.abandoned_due {
             return;
         }
-        self.abandoned_due = Some(now.mono + LEFT_OVERS_EVERY + jitter(&mut self.random));
+        self.abandoned_due = now.mono + LEFT_OVERS_EVERY + jitter(&mut self.random);
+        let may = self.settings.clean_up && self.settings.provisioning && self.settings.ec2 && !self.terminating;
+        if !may || self.jobs.values().any(|job| matches!(job, Job::Abandoned(_))) {
+            return;
+        }
         let (vpc, cluster) = (self.settings.instance.vpc.clone(), self.settings.cluster_name.clone());
         let id = self.start(Job::Abandoned(Search::List));
         self.call(now, id, Request::DescribeAbandonedInterfaces { vpc, cluster });
@@ -71,33 +83,51 @@ impl Manager {
                 let why = "EC2 does not list this instance, so others' left-overs are searched for later";
                 self.log(Level::Warn, why.to_owned());
             }
-            (Search::Owners(list), Ok(Answer::Instances(living))) => {
-                let gone = |i: &Interface| owner(i).is_some_and(|id| !living.iter().any(|l| l == id));
-                for interface in list.into_iter().filter(gone) {
-                    self.clear_abandoned(now, &interface);
+            (Search::Owners(mut list), Ok(Answer::Instances(living))) => {
+                list.retain(|i| owner(i).is_some_and(|id| !living.iter().any(|l| l == id)));
+                self.clear_abandoned(now, id, list);
+            }
+            (Search::Clear { rest, .. }, Ok(Answer::Done)) => self.clear_abandoned(now, id, rest),
+            (Search::Clear { request, rest }, Err(error)) => {
+                if matches!(request, Request::DeleteNetworkInterface { .. }) && error.kind != ErrorKind::NotFound {
+                    self.count(Counter::CleanUpFailed(CleanUp::LeftOver, error.code.clone()));
+                    self.log(Level::Warn, format!("another's left-over was not deleted: {error}"));
+                }
+                // Others would fare no better.
+                if !matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unauthorized | ErrorKind::Unknown) {
+                    self.clear_abandoned(now, id, rest);
                 }
             }
-            (_, Ok(other)) => self.unexpected("DescribeInstances", &other),
+            (_, Ok(other)) => self.unexpected("a search for others' left-overs", &other),
             // The next one is soon enough.
             (_, Err(error)) => self.log(Level::Warn, format!("others' left-overs are searched for later: {error}")),
         }
     }
 
-    fn clear_abandoned(&mut self, now: Now, interface: &Interface) {
-        let (eni, of) = (interface.eni.clone(), owner(interface).unwrap_or_default());
-        match Age::of(interface, now.unix.saturating_sub(LEFT_OVER_AGE)) {
-            Age::Unknown => self.start_minor(now, "the time of creation", tag_with_age(eni, now)),
-            // An instance that is just being started may not be listed yet.
-            Age::Young => {}
-            Age::Old => {
-                self.log(Level::Info, format!("{eni} was left behind by {of}, which is gone, and is deleted"));
-                self.start_minor(now, "the removal of another's left-over", Request::DeleteNetworkInterface { eni });
-            }
+    /// Deals with one after another (spec 03 §7.10 step 4).
+    fn clear_abandoned(&mut self, now: Now, id: JobId, mut rest: Vec<Interface>) {
+        if self.terminating || self.minute(now).ec2_calls >= BUSY {
+            return;
+        }
+        while let Some(interface) = rest.pop() {
+            let of = owner(&interface).unwrap_or_default();
+            let request = match Age::of(&interface, now.unix.saturating_sub(LEFT_OVER_AGE)) {
+                Age::Unknown => tag_with_age(interface.eni, now),
+                // An instance that is just being started may not be listed yet.
+                Age::Young => continue,
+                Age::Old => {
+                    let eni = interface.eni.clone();
+                    self.log(Level::Info, format!("{eni} was left behind by {of}, which is gone, and is deleted"));
+                    Request::DeleteNetworkInterface { eni }
+                }
+            };
+            self.jobs.insert(id, Job::Abandoned(Search::Clear { request: request.clone(), rest }));
+            return self.call(now, id, request);
         }
     }
 }
 
 /// Up to five minutes.
-pub(super) fn jitter(random: &mut super::pace::Random) -> Time {
+fn jitter(random: &mut super::pace::Random) -> Time {
     Duration::from_secs(random.next() % 300)
 }

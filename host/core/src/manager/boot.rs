@@ -19,6 +19,7 @@ impl Manager {
         self.booted_at = now;
         self.take_over_intents(now);
         self.next_look = now.mono + self.look_every();
+        self.abandoned_due = self.first_search(now);
         self.note_blocks(attached);
         for interface in attached {
             let id = &interface.eni;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::abandoned::jitter;
 use super::listing::Verify;
 use super::{CleanUp, Level, Manager, Now};
 use crate::cloud::{Interface, Request};
@@ -56,8 +55,8 @@ impl Manager {
 
     /// What an earlier run made and never attached, or this one, when EC2's answer was lost (spec 03 §7.10).
     pub(super) fn clear_left_overs(&mut self, now: Now, job: &Verify, list: Vec<Interface>) {
-        // Not all nodes of a cluster in the same second.
-        self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY + jitter(&mut self.random));
+        // With the look that is nearest to then.
+        self.left_overs_due = Some(now.mono + LEFT_OVERS_EVERY - self.look_every() / 2);
         let settled = now.unix.saturating_sub(LEFT_OVER_AGE).max(self.booted_at.unix);
         for interface in list {
             let ours = interface.description.starts_with("aws-K8S-");

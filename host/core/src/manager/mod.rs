@@ -155,7 +155,7 @@ pub struct Manager {
     in_vain: HashMap<JobId, EniSpec>,
     booted_at: Now,
     left_overs_due: Option<Time>,
-    abandoned_due: Option<Time>,
+    abandoned_due: Time,
     terminating: bool,
     /// The ENIConfig resolved last.
     eni_config: Option<EniConfig>,
@@ -229,7 +229,7 @@ impl Manager {
             in_vain: HashMap::new(),
             booted_at: Now { mono: Duration::ZERO, unix: Duration::ZERO },
             left_overs_due: None,
-            abandoned_due: None,
+            abandoned_due: Time::MAX,
             terminating: false,
             eni_config: None,
             announce_at,
@@ -350,8 +350,8 @@ impl Manager {
                 self.verify(now);
             }
             self.look(now);
-            self.search_abandoned(now);
         }
+        self.search_abandoned(now);
         self.notice_readiness();
         if !self.deciding && self.decide_at.is_some_and(|at| at <= now.mono) {
             self.decide_at = None;
@@ -368,7 +368,7 @@ impl Manager {
     /// When [`Manager::tick`] has something to do, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> Time {
-        let mut next = self.next_look.min(self.next_groups);
+        let mut next = self.next_look.min(self.next_groups).min(self.abandoned_due);
         let mut consider = |at: Option<Time>| next = next.min(at.unwrap_or(next));
         if !self.deciding {
             consider(self.decide_at);

@@ -86,6 +86,57 @@ fn a_removal_that_is_not_allowed_is_left_to_others() {
     w.ec2.faults = vec![("DeleteNetworkInterface", ErrorKind::Unauthorized); 3].into();
     w.run(1300);
     assert_eq!((w.count("DeleteNetworkInterface"), kept(&w).len()), (1, 5), "{:?}", w.calls);
-    assert!(w.logs.iter().any(|l| l.contains("another's left-over was not done")), "{:?}", w.logs);
+    assert!(w.logs.iter().any(|l| l.contains("another's left-over was not deleted")), "{:?}", w.logs);
+    let failed = Counter::CleanUpFailed(CleanUp::LeftOver, "Unauthorized".to_owned());
+    assert_eq!(w.counted, [failed], "it is counted");
     assert_eq!(w.m.snapshot(w.now()).gates.release, crate::policy::Gate::Open, "our own addresses may go");
+}
+
+#[test]
+fn many_go_one_after_another_until_the_daemon_ends_or_the_minute_is_full() {
+    let many = || {
+        let mut w = world(settings());
+        w.ec2.abandoned = (0..80).map(|n| left(&w, &format!("eni-{n}"), "i-gone", Some(LONG_AGO))).collect();
+        while w.count("DeleteNetworkInterface") == 0 {
+            assert!(w.at < Duration::from_secs(1000), "{:?}", w.calls);
+            w.run_ms(10);
+        }
+        w
+    };
+    let mut w = many();
+    assert!(w.count("DeleteNetworkInterface") < 3, "one at a time");
+    w.run(60);
+    assert_eq!(kept(&w).len(), 30, "what is more waits for the next search");
+    let mut w = many();
+    let at = w.now();
+    w.m.handle(at, Event::Terminating);
+    w.run(60);
+    assert!(w.count("DeleteNetworkInterface") < 4, "nothing is begun after the end was told");
+    let mut w = many();
+    let at = w.now();
+    w.m.minute(at).ec2_calls = CALLS_PER_MINUTE / 2;
+    w.run(60);
+    assert!(w.count("DeleteNetworkInterface") < 4, "the calls of the minute are the pods'");
+}
+
+#[test]
+fn each_node_searches_at_a_time_of_its_own_and_each_hour() {
+    let searches = |seed| {
+        let mut w = world(Settings { seed, ..settings() });
+        let mut at = vec![];
+        while w.at < Duration::from_secs(9000) {
+            let before = w.count("DescribeInstances");
+            w.run(1);
+            if w.count("DescribeInstances") > before {
+                at.push(w.at.as_secs());
+            }
+        }
+        at
+    };
+    let nodes: Vec<Vec<u64>> = (1..5).map(searches).collect();
+    for at in &nodes {
+        assert!((600..=901).contains(&at[0]), "{at:?}");
+        assert!(at.windows(2).all(|pair| (3600..=3901).contains(&(pair[1] - pair[0]))), "{at:?}");
+    }
+    assert!(nodes.windows(2).any(|pair| pair[0][0] != pair[1][0]), "{nodes:?}");
 }
