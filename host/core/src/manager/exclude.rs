@@ -78,7 +78,13 @@ impl Manager {
         let blamed: Vec<(&str, String)> = self.subnets.iter().filter_map(|s| Some((s.id.as_str(), why(s)?))).collect();
         let primary = self.subnets.iter().find(|s| s.id == instance.subnet);
         let primary_excluded = primary.is_some_and(|s| self.subnet_standing(s) == Standing::Forbidden);
-        subnets::none_eligible(*subnet_discovery, !self.subnets.is_empty(), primary_excluded, &blamed)
+        let why = subnets::none_eligible(*subnet_discovery, !self.subnets.is_empty(), primary_excluded, &blamed);
+        // Without discovery another subnet's tag helps nobody; nor does it where another tag is to blame.
+        let by_role = |(_, why): &(&str, String)| why.contains(subnets::ROLE_TAG);
+        if *subnet_discovery && (blamed.is_empty() || blamed.iter().any(by_role)) {
+            return format!("{why}; give a subnet of this zone the tag {}=1", subnets::ROLE_TAG);
+        }
+        why
     }
 
     /// An interface serves new pods unless its subnet is tagged out, or EC2 has not confirmed it as ours, or it could not be

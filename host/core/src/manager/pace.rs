@@ -115,6 +115,11 @@ impl Growths {
         self.last = None;
     }
 
+    /// The wait of the way begins anew with the next failure; nothing is said of EC2.
+    pub fn reopen(&mut self, card: u32, way: Way) {
+        self.ways.remove(&(card, way));
+    }
+
     /// When the way is open again, and what shut it; none if it is open.
     pub fn shut(&self, now: Time, card: u32, way: Way) -> Option<(Time, &CloudError)> {
         let assign = self.ways.get(&(card, Way::Assign));

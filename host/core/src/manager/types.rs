@@ -298,7 +298,7 @@ impl fmt::Display for Refusal {
             Self::Cooling { count, seconds } => {
                 write!(f, "{count} IP addresses are cooling, the first is free in {seconds} s (IP_COOLDOWN_PERIOD)")
             }
-            Self::NoSubnet(why) => write!(f, "{why}; give a subnet of this zone the tag kubernetes.io/role/cni=1"),
+            Self::NoSubnet(why) => f.write_str(why),
             Self::Cloud(error) => write!(f, "EC2 gives no address: {error}"),
             Self::Policy(reason) => write!(f, "the policy asks for no more addresses: {reason}"),
             Self::Off(why) => write!(f, "no addresses are requested: {why}"),

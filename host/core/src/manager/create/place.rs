@@ -68,7 +68,7 @@ impl Manager {
         CloudError { api: "CreateNetworkInterface", kind, code: code.to_owned(), message }
     }
 
-    /// The answer to [`Command::EniConfig`]. A failure ends the creation (spec 01 §3.8): nothing is guessed (W21).
+    /// The answer to [`Command::EniConfig`](crate::manager::Command::EniConfig). A failure ends the creation (spec 01 §3.8): nothing is guessed (W21).
     pub(in crate::manager) fn eni_config_answer(&mut self, now: Now, id: JobId, result: Result<EniConfig, String>) {
         let mut job = match self.jobs.remove(&id) {
             Some(Job::Create(job)) if job.stage == Stage::EniConfig => job,
@@ -88,7 +88,7 @@ impl Manager {
             }
             Err(message) => {
                 // It costs EC2 nothing to ask again soon: the wait does not grow.
-                self.growth.succeed(job.card, Way::Create);
+                self.growth.reopen(job.card, Way::Create);
                 let (kind, code) = (ErrorKind::Refused, String::new());
                 self.create_failed(now, *job, CloudError { api: "ENIConfig", kind, code, message });
             }

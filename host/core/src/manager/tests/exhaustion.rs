@@ -155,4 +155,5 @@ fn where_no_subnet_may_have_an_interface_pods_are_told_which_tag_is_to_blame() {
         ),
         "{why}"
     );
+    assert!(!why.contains("give a subnet"), "another subnet's tag would not help: {why}");
 }
