@@ -11,6 +11,29 @@ pub const MAX_ACTIONS: usize = 1024;
 /// Seconds for which an interface is kept at least (I2).
 pub const MIN_ENI_AGE_SECONDS: u32 = 60;
 
+/// What the host does not do, whatever a policy answers (spec 01 §12.2): the part of [`Dropped::reason`] before the colon,
+/// and what it stands for.
+pub const INVARIANTS: [(&str, &str); 15] = [
+    ("I1", "no primary, trunk or EFA interface is removed"),
+    (
+        "I2",
+        "no interface is removed that has an assigned or cooling IP, is known for less than 60 s, or on which IPs are being changed or assigned by the same plan",
+    ),
+    ("I3", "no CIDR is released of which a pod holds an IP; looked at again when it is done"),
+    ("I4", "no CIDR is released of which an IP is cooling"),
+    ("I5", "nothing is assigned beyond the slots of an interface, nor on a trunk, an excluded or a closed one"),
+    ("I6", "no card gets more interfaces than it has places, those being made counted"),
+    ("I7", "no growth while its gate is shut, nor in a subnet that has just had none"),
+    ("I8", "no interface is removed while the gate for that is shut"),
+    ("I9", "an interface is made only in a subnet that the policy was told and that is not forbidden"),
+    ("I10", "security groups are the host's choice; an answer cannot name any"),
+    ("I11", "one interface per card is removed by one decision; nothing is released while that gate is shut"),
+    ("I12", "unknown ids, what is named twice, counts of 0 and what exceeds 1024 entries of a list are dropped"),
+    ("I13", "the primary IP of an interface is never a pod's; it is not in the snapshot"),
+    ("I14", "a call that fails is no action; five in a row, and the built-in policy takes over"),
+    ("I15", "nothing is released on a card that grows by the same plan"),
+];
+
 /// What is under way on single interfaces and does not show in the snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct UnderWay {
@@ -34,7 +57,7 @@ pub struct Checked {
 pub struct Dropped {
     /// Such as `assign 5 ip on eni-1`.
     pub action: String,
-    /// Such as `I5: no free slot`. The part before the colon is one of a fixed set.
+    /// Such as `I5: no free slot`. The part before the colon is one of [`INVARIANTS`].
     pub reason: String,
 }
 
@@ -107,6 +130,22 @@ pub fn check(node: &Node, plan: &Plan, under_way: &UnderWay) -> Checked {
         }
     }
     Checked { grow, release, remove, drain, ..out }
+}
+
+/// Why none of the growth that a plan asks for can be done, where each way names what is not there or asks for nothing
+/// (I12): no circumstance is to blame, and another time it would be the same. None where one way is open to question.
+#[must_use]
+pub fn senseless_growth(node: &Node, plan: &Plan) -> Option<String> {
+    let mut first = None;
+    for growth in plan.grow.iter().take(MAX_ACTIONS) {
+        match check_growth(node, growth, &UnderWay::default()) {
+            Err(reason) if reason.starts_with("I12") => {
+                first.get_or_insert_with(|| format!("{}: {reason}", describe(growth)));
+            }
+            _ => return None,
+        }
+    }
+    first
 }
 
 fn check_growth(node: &Node, growth: &Growth, under_way: &UnderWay) -> Result<Growth, String> {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use reservoir_core::manager::{Decided, Event, JobId, Record};
 use reservoir_core::policy::{CreateEni, Node};
+use reservoir_core::validate::INVARIANTS;
 use reservoir_policy::{
     Answer, Asked, Called, Decision, Digest, Loaded, Options, Policies, PolicyError, ReloadError, Shadow, Shadowed,
     Status, Watch,
@@ -15,7 +16,6 @@ use tokio::sync::Notify;
 
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
-use crate::metrics::docs::INVARIANTS;
 use crate::pool::Pool;
 
 const PANIC: &str = "the policy runtime panicked; this is a defect of ours";

@@ -2,6 +2,7 @@
 //! `reservoir-core`; here is what concerns any answer: its length and its note.
 
 use reservoir_core::policy::{Node, Note, Plan, Sizes};
+use reservoir_core::validate::senseless_growth;
 
 use crate::{
     call::{Answer, Failure},
@@ -34,11 +35,17 @@ pub(crate) fn sizes(mut sizes: Sizes, node: &Node) -> Result<Sizes, Failure> {
     Ok(sizes)
 }
 
-pub(crate) fn plan(mut plan: Plan) -> Result<Plan, Failure> {
+/// A plan whose growth is all senseless is as good as none: while pods wait for it, that is a failure like any other.
+pub(crate) fn plan(mut plan: Plan, node: &Node) -> Result<Plan, Failure> {
     at_most("grow", &plan.grow, Limits::ANSWER_ITEMS)?;
     at_most("remove", &plan.remove, Limits::ANSWER_ITEMS)?;
     at_most("release", &plan.release, Limits::ANSWER_CIDRS)?;
     at_most("drain", &plan.drain, Limits::ANSWER_CIDRS)?;
+    if node.cards.iter().any(|card| card.waiting > 0)
+        && let Some(growth) = senseless_growth(node, &plan)
+    {
+        return Err(Failure::Nonsense(format!("pods wait, and nothing that it asks for can be: {growth}")));
+    }
     plan.note = note(plan.note);
     Ok(plan)
 }
@@ -59,6 +66,8 @@ fn note(note: Note) -> Note {
 
 #[cfg(test)]
 mod tests {
+    use reservoir_core::policy::{Assign, Gate, Growth, Unit};
+
     use super::*;
 
     #[test]
@@ -81,8 +90,29 @@ mod tests {
         let none = sizes(Sizes::default(), &node).unwrap_err();
         assert_eq!(none.to_string(), "its answer makes no sense: targets has 0 entries, but the node has 1 cards");
         let huge = Plan { release: vec![1; Limits::ANSWER_CIDRS + 1], ..Plan::default() };
-        assert!(matches!(plan(huge), Err(Failure::Nonsense(text)) if text.starts_with("release has 8193 entries")));
+        assert!(
+            matches!(plan(huge, &node), Err(Failure::Nonsense(text)) if text.starts_with("release has 8193 entries"))
+        );
         assert!(subnets(vec![String::new(); Limits::ANSWER_ITEMS]).is_ok());
         assert!(subnets(vec![String::new(); Limits::ANSWER_ITEMS + 1]).is_err());
+    }
+
+    #[test]
+    fn growth_that_cannot_be_is_nonsense_while_pods_wait() {
+        let mut node = crate::sample::node(1, 2);
+        let assign = |eni: &str, count| Growth::Assign(Assign { eni: eni.to_owned(), unit: Unit::Ip, count });
+        let planned = |grow| Plan { grow, ..Plan::default() };
+        let here = node.enis[0].id.clone();
+        let senseless = planned(vec![assign("eni-nope", 3), assign(&here, 0)]);
+        assert!(plan(senseless.clone(), &node).is_ok(), "it is dropped and harms nobody");
+        node.cards[0].waiting = 1;
+        let said = plan(senseless, &node).unwrap_err().to_string();
+        let wanted = "pods wait, and nothing that it asks for can be: assign 3 ip on eni-nope: I12: unknown id";
+        assert!(said.ends_with(wanted), "{said}");
+        // To want nothing is the policy's right; what only cannot be done now is no nonsense.
+        assert!(plan(Plan::default(), &node).is_ok());
+        assert!(plan(planned(vec![assign("eni-nope", 3), assign(&here, 1)]), &node).is_ok());
+        node.gates.grow = Gate::Closed;
+        assert!(plan(planned(vec![assign("eni-nope", 3)]), &node).is_ok());
     }
 }

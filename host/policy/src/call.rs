@@ -229,7 +229,7 @@ impl<'a> Session<'a> {
             let Some(indices) = &component.planning else { return not_owned() };
             let guest = indices.load(&mut *store, instance)?;
             let plan = guest.call_decide(&mut *store, &facts.wit, &given, &targets)?;
-            Ok(answer::of(plan, |p| answer::plan(convert::plan_back(p)).map(Answer::Planning)))
+            Ok(answer::of(plan, |p| answer::plan(convert::plan_back(p), facts.node).map(Answer::Planning)))
         })
     }
 

@@ -30,7 +30,7 @@ use crate::{
     report::Report,
     runtime::{Runtime, RuntimeError},
     sample,
-    status::{Counts, LoadFailed, Status},
+    status::{LoadFailed, Records, Status},
 };
 
 /// The built-in component, from `policies/default`.
@@ -151,12 +151,6 @@ pub struct Policies {
     again: AtomicBool,
     /// Readable when something happened that who watches a directory wants to know.
     bell: OnceLock<Arc<OwnedFd>>,
-}
-
-#[derive(Debug, Default)]
-struct Records {
-    counts: Counts,
-    last_failed: Option<LoadFailed>,
 }
 
 impl fmt::Debug for Policies {
@@ -392,8 +386,13 @@ impl Policies {
     #[must_use]
     pub fn status(&self) -> Status {
         let active = self.active.load_full();
-        let records = lock(&self.records);
-        Status::of(&active, self.options.failures_in_a_row, records.counts.clone(), records.last_failed.clone())
+        let records = lock(&self.records).clone();
+        Status::of(&active, self.options.failures_in_a_row, records)
+    }
+
+    /// For [`Status::next_try_at`].
+    pub(crate) fn next_try(&self, at: Option<Instant>) {
+        lock(&self.records).next_try = at;
     }
 }
 

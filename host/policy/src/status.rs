@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use reservoir_core::policy::{Function, Pairs};
@@ -26,6 +26,9 @@ pub struct Status {
     pub taken_over_at: Option<u64>,
     /// The last load, if it failed: what is in force is from before it.
     pub last_load_error: Option<LoadFailed>,
+    /// Where what lies in the directory is not in force: when it is tried again by itself. None: it is in force, or only
+    /// other files can help.
+    pub next_try_at: Option<u64>,
     pub counts: Counts,
 }
 
@@ -63,6 +66,14 @@ pub struct Counts {
     pub loads_failed: u64,
 }
 
+/// What came of questions, loads and tries so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Records {
+    pub counts: Counts,
+    pub last_failed: Option<LoadFailed>,
+    pub next_try: Option<Instant>,
+}
+
 pub(crate) fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -88,7 +99,8 @@ impl Counts {
 }
 
 impl Status {
-    pub(crate) fn of(active: &Active, allowed: u32, counts: Counts, last_load_error: Option<LoadFailed>) -> Status {
+    pub(crate) fn of(active: &Active, allowed: u32, records: Records) -> Status {
+        let Records { counts, last_failed, next_try } = records;
         let health = active.health();
         let component = |c: &Component, settings: &Pairs| ComponentStatus {
             digest: c.digest(),
@@ -103,7 +115,8 @@ impl Status {
             failures_in_a_row: health.in_a_row,
             failures_allowed: allowed,
             taken_over_at: health.taken_over.map(unix),
-            last_load_error,
+            last_load_error: last_failed,
+            next_try_at: next_try.map(|at| unix(SystemTime::now() + at.saturating_duration_since(Instant::now()))),
             counts,
         }
     }

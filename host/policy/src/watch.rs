@@ -170,6 +170,7 @@ where
         let taken_over = self.policies.taken_over();
         let trouble = if taken_over { Some(Trouble::TakenOver) } else { refused.then_some(Trouble::Refused) };
         self.schedule.note(trouble, self.policies.pauses(), Instant::now());
+        self.policies.next_try(self.schedule.due());
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
         mpsc::{Receiver, channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use reservoir_core::policy::Node;
@@ -243,6 +243,30 @@ fn what_was_refused_is_tried_again_by_itself() {
     fs::write(tmp.path().join("policy.wasm"), b"\0asm\x01\0\0\0").unwrap();
     assert!(watched.next().unwrap_err().contains("core module"));
     assert!(watched.quiet());
+}
+
+#[test]
+fn when_it_is_tried_again_is_shown() {
+    let tmp = tempfile::tempdir().unwrap();
+    fs::write(tmp.path().join("policy.wasm"), guest("trap")).unwrap();
+    let calmed = Arc::new(AtomicBool::default());
+    let pauses = Pauses { refused: Duration::from_secs(600), ..NEVER };
+    let watched = start_with(tmp.path(), pauses, provoking_until(&calmed));
+    let shown = |is_due: bool| {
+        let begun = Instant::now();
+        while watched.policies.status().next_try_at.is_some() != is_due {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", watched.policies.status());
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!(watched.next().is_err());
+    shown(true);
+    let at = watched.policies.status().next_try_at.unwrap();
+    assert!((before + 590..before + 700).contains(&at), "{before} {at}");
+    fs::write(tmp.path().join("policy.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    assert!(watched.next().unwrap_err().contains("core module"));
+    shown(false);
 }
 
 #[test]

@@ -2,33 +2,13 @@
 
 use std::fmt::Write as _;
 
+use reservoir_core::validate::INVARIANTS;
+
 use super::family::{self, Family, Kind};
 use super::label::{
     Action, Backend, CheckCause, DelReason, HostRepair, IpamdError, Label, Outcome, PodEniError, Reconciled,
     StartFailure, UtilsError, Waited,
 };
-
-/// What the host does not do, whatever a policy answers. Numbered as in `reservoir_policy_refused_actions_total`.
-pub const INVARIANTS: [(&str, &str); 15] = [
-    ("I1", "no primary, trunk or EFA interface is removed"),
-    (
-        "I2",
-        "no interface is removed that has an assigned or cooling IP, is known for less than 60 s, or on which IPs are being changed or assigned by the same plan",
-    ),
-    ("I3", "no CIDR is released of which a pod holds an IP; looked at again when it is done"),
-    ("I4", "no CIDR is released of which an IP is cooling"),
-    ("I5", "nothing is assigned beyond the slots of an interface, nor on a trunk, an excluded or a closed one"),
-    ("I6", "no card gets more interfaces than it has places, those being made counted"),
-    ("I7", "no growth while its gate is shut, nor in a subnet that has just had none"),
-    ("I8", "no interface is removed while the gate for that is shut"),
-    ("I9", "an interface is made only in a subnet that the policy was told and that is not forbidden"),
-    ("I10", "security groups are the host's choice; an answer cannot name any"),
-    ("I11", "one interface per card is removed by one decision; nothing is released while that gate is shut"),
-    ("I12", "unknown ids, what is named twice, counts of 0 and what exceeds 1024 entries of a list are dropped"),
-    ("I13", "the primary IP of an interface is never a pod's; it is not in the snapshot"),
-    ("I14", "a call that fails is no action; five in a row, and the built-in policy takes over"),
-    ("I15", "nothing is released on a card that grows by the same plan"),
-];
 
 /// The whole page.
 #[must_use]
@@ -38,7 +18,7 @@ pub fn page() -> String {
 <!-- Made of host/ipamd/src/metrics. After a change there: UPDATE_DOCS=1 cargo test --workspace --lib metrics -->\n\n\
 Prometheus text on port 61678, path `/metrics` (`RESERVOIR_METRICS_ADDRESS`, `DISABLE_METRICS`). Names that begin with\n\
 `awscni_` are those of amazon-vpc-cni-k8s. A series without labels is there from the start, one with labels when it first\n\
-happens, unless its row says otherwise; no family has more than 256.\n",
+happens, unless its row says otherwise; no family that counts has more than 256.\n",
     );
     for (title, prefix) in
         [("Reservoir", "reservoir_"), ("As amazon-vpc-cni-k8s has them", "awscni_"), ("The process", "process_")]
@@ -87,12 +67,13 @@ const ALERTS: &str = r#"
 groups:
 - name: reservoir
   rules:
-  - alert: PodsWaitForAddresses
-    expr: min_over_time(reservoir_waiting_pods[1m]) > 0
-    for: 1m
-    annotations: {summary: "pods wait for an address; docs/troubleshooting.md, A pod is stuck"}
+  - alert: PodsGetNoAddress
+    # The counter moves with each ADD that finds none, whether it waits or is refused at once; kubelet tries again soon.
+    expr: increase(awscni_no_available_ip_addresses[2m]) > 0 or min_over_time(reservoir_waiting_pods[1m]) > 0
+    for: 5m
+    annotations: {summary: "pods wait for addresses or get none; docs/troubleshooting.md, A pod is stuck"}
   - alert: PolicyNotInForce
-    expr: reservoir_policy_taken_over == 1 or increase(reservoir_policy_loads_total{result="refused"}[15m]) > 0
+    expr: reservoir_policy_taken_over == 1 or reservoir_policy_refused == 1
     annotations: {summary: "the policy was refused, or the built-in one took over; docs/troubleshooting.md, The policy is not in force"}
   - alert: CheckpointNotWritten
     expr: increase(reservoir_checkpoint_writes_total{result="error"}[5m]) > 0

@@ -85,12 +85,13 @@ families! {
     POLICY_REFUSED: "reservoir_policy_refused_actions_total", Counter, ["invariant"], "Actions that the host dropped or cut.";
     POLICY_LOADS: "reservoir_policy_loads_total", Counter, ["result"], "Loads of the policy directory.";
     POLICY_TAKEN_OVER: "reservoir_policy_taken_over", Gauge, [], "1 while the built-in policy answers because the custom one failed five times in a row, else 0.";
+    POLICY_REFUSED_LOAD: "reservoir_policy_refused", Gauge, [], "1 while what lies in the policy directory is not in force because it was refused, else 0.";
     SHADOW_ANSWERS: "reservoir_shadow_answers_total", Counter, ["outcome"], "Answers of the shadow policy: same, different, failed; skipped ones were not asked for because it lags.";
     SHADOW_DIFFERENCES: "reservoir_shadow_differences_total", Counter, ["field"], "Answers of the shadow policy that differ, by the field in which they do.";
     SHADOW_LOADS: "reservoir_shadow_loads_total", Counter, ["result"], "Loads of the shadow policy's directory.";
     WAITING_PODS: "reservoir_waiting_pods", Gauge, [], "ADD calls that wait for an address.";
     COOLING_IPS: "reservoir_cooling_ip_addresses", Gauge, [], "Free addresses that may not be used yet.";
-    EC2_IN_FLIGHT: "reservoir_ec2_calls_in_flight", Gauge, [], "EC2 calls that have not ended.";
+    EC2_IN_FLIGHT: "reservoir_ec2_calls_in_flight", Gauge, [], "Chains of calls to EC2 and IMDS that have not ended, with their pauses between two tries.";
     ADD_WAIT: "reservoir_add_wait_seconds", WAITS, ["result"], "How long ADD calls waited for an address on an empty pool.";
     CHECKPOINT_WRITES: "reservoir_checkpoint_writes_total", Counter, ["result"], "Writes of the checkpoint.";
     CHECKPOINT_SECONDS: "reservoir_checkpoint_write_seconds", MICROSECONDS, [], "Time of one write of the checkpoint.";

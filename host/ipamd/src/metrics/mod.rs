@@ -50,6 +50,7 @@ struct Inner {
     pod_eni_errors: By<PodEniError>,
     reconciled: By<Reconciled>,
     policy_taken_over: Gauge,
+    policy_refused_load: Gauge,
     connmark: By<Outcome>,
     checkpoint_writes: By<Outcome>,
     host_checks: By<CheckCause>,
@@ -99,6 +100,7 @@ impl Metrics {
             pod_eni_errors: By::new(&recorder, f::POD_ENI_ERRORS),
             reconciled: By::new(&recorder, f::RECONCILED),
             policy_taken_over: recorder.gauge(&f::POLICY_TAKEN_OVER, &[]),
+            policy_refused_load: recorder.gauge(&f::POLICY_REFUSED_LOAD, &[]),
             connmark: By::new(&recorder, f::CONNMARK_RECONCILED),
             host_checks: By::new(&recorder, f::HOST_CHECKS),
             checkpoint_writes: By::new(&recorder, f::CHECKPOINT_WRITES),
@@ -247,6 +249,7 @@ impl Metrics {
     /// The policy directory was read; `result` is `loaded` or `refused`.
     pub fn policy_load(&self, result: &'static str) {
         self.0.recorder.counter(&family::POLICY_LOADS, &[result]).increment(1);
+        self.0.policy_refused_load.set(if result == "refused" { 1.0 } else { 0.0 });
     }
 
     /// Whether the built-in policy answers because the custom one failed too often.

@@ -62,6 +62,7 @@ fn everything_that_can_happen_is_counted_under_its_name_and_type() {
     metrics.policy_failure("trap");
     metrics.policy_refused("I4");
     metrics.policy_load("loaded");
+    metrics.policy_load("refused");
     metrics.policy_taken_over(true);
     metrics.shadow_answer(&["targets", "release"]);
     metrics.shadow_load("refused");
@@ -105,6 +106,7 @@ fn everything_that_can_happen_is_counted_under_its_name_and_type() {
         ("reservoir_policy_refused_actions_total{invariant=\"I4\"}", "1"),
         ("reservoir_policy_taken_over", "1"),
         ("reservoir_policy_loads_total{result=\"loaded\"}", "1"),
+        ("reservoir_policy_refused", "1"),
         ("reservoir_shadow_answers_total{outcome=\"different\"}", "1"),
         ("reservoir_shadow_differences_total{field=\"release\"}", "1"),
         ("reservoir_shadow_loads_total{result=\"refused\"}", "1"),
