@@ -280,6 +280,15 @@ fn cooling_ips_need_not_count() {
     assert_eq!(plan(&rested.node()).release.len(), 2, "five are free at once");
 }
 
+#[test]
+fn no_prefix_goes_that_would_be_asked_for_again_while_another_cools() {
+    let prefixes = Fixture::prefixes(9).eni(eni("a").primary().with(prefix(0, 12)).with(prefix(0, 0)));
+    for fixture in [prefixes.clone().warm_prefixes(1), prefixes.warm_ips(5)] {
+        assert_eq!(plan(&fixture.clone().node()).release.len(), 1, "what cools counts as free");
+        assert!(settled(&fixture.setting("count-cooling", "false").node()));
+    }
+}
+
 // ---- IPv6 ----------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -110,8 +110,10 @@ impl Pool<'_> {
             }
             (Unit::Prefix, false) => (stats.free_prefixes - self.prefixes_kept()).max(0),
         };
+        // Where cooling IPs are not counted they are not surplus either: what went would be asked for again at once.
+        let spare = if self.settings.count_cooling { self.beside_waiting(stats) } else { self.spare_ips(stats) };
         let unit_ips = if self.unit == Unit::Prefix { self.ips_per_prefix } else { 1 };
-        over.min(self.beside_waiting(stats) / unit_ips)
+        over.min(spare / unit_ips)
     }
 
     /// IPs that can go without a pod that waits losing the one that it is about to get. Nothing that cools serves it.
