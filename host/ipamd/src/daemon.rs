@@ -71,7 +71,8 @@ pub async fn run(config: Config, sdk: Sdk, kube: KubeConfig, metrics: Metrics) -
     let (first, result) = tokio::join!(looking, start(&config, sdk, kubernetes.clone(), &metrics, clock));
     drop(in_progress);
     metrics.node_initialised(result.is_ok(), initialising.elapsed());
-    if result.is_err() || (first.reached && first.node.is_none()) {
+    let unread = first.reached && first.node.is_none() && !config.identity.node_name.is_empty();
+    if result.is_err() || unread {
         metrics.pod_eni_error(PodEniError::NodeInit);
     }
     let failure = if result.is_ok() { StartFailure::None } else { StartFailure::NodeInit };

@@ -82,14 +82,17 @@ mod tests {
         let driver = runtime.spawn(test.pool.clone().run(commands));
         let subnet_cidr = "10.0.0.0/20".parse().unwrap();
         sender.send(Command::SetUpEni { job: 1, eni: spec("eni-1"), subnet_cidr }).unwrap();
+        let begun = std::time::Instant::now();
+        let until = |what: &str, so: &dyn Fn() -> bool| {
+            while !so() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        until("nobody sets the interface up", &|| Arc::strong_count(&gate) == 3);
         let journal = Journal { managed: vec!["eni-1".to_owned()], ..Journal::default() };
         sender.send(Command::Journal(journal.clone())).unwrap();
-        let written = || files::read_journal(&path) == journal;
-        let begun = std::time::Instant::now();
-        while !written() && begun.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert!(written(), "the journal waits for an interface to show");
+        until("the journal waits for an interface to show", &|| files::read_journal(&path) == journal);
         drop(shut);
         driver.abort();
         runtime.shutdown_timeout(Duration::from_secs(5));

@@ -56,8 +56,10 @@ pub fn take(checkpoint: &Path) -> Result<Lock, LockError> {
         }
         Err(error) => return Err(failed(error.into())),
     }
-    let tell = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    tell.map_err(failed)?;
+    // For the words of the next one alone: a full disk does not make two daemons possible.
+    if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+        tracing::warn!("{} does not tell who holds it: {error}", lock.display());
+    }
     Ok(Lock(file))
 }
 

@@ -38,14 +38,20 @@ pub(crate) struct Recorded {
     harm: Mutex<Option<String>>,
     /// Who sets an interface up waits for it.
     gate: Mutex<Arc<Mutex<()>>>,
+    look_gate: Mutex<Arc<Mutex<()>>>,
     /// Held: another program has the lock of iptables.
     iptables: Mutex<()>,
 }
 
 impl Recorded {
-    /// No interface is set up while this is locked.
+    /// No interface is set up while this is locked. Whoever waits for it holds it a third time.
     pub(crate) fn block_set_up(&self, gate: Arc<Mutex<()>>) {
         *self.gate.lock().unwrap() = gate;
+    }
+
+    /// No pods are looked at while this is locked. Whoever waits for it holds it a third time.
+    pub(crate) fn block_look(&self, gate: Arc<Mutex<()>>) {
+        *self.look_gate.lock().unwrap() = gate;
     }
 
     /// What was done since the last look.
@@ -148,6 +154,8 @@ impl HostNetwork for Recorded {
     fn check_pods(&self, pods: &[Pod], write: bool) -> Result<Checked, String> {
         let mut checked = Checked::default();
         if !write {
+            let gate = self.look_gate.lock().unwrap().clone();
+            drop(gate.lock().unwrap());
             self.note(format!("pods {}", pods.len()))?;
             checked.missing = usize::from(self.harm.lock().unwrap().is_some());
         } else if let Some(what) = self.harm.lock().unwrap().take() {

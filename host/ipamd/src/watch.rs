@@ -57,6 +57,7 @@ pub async fn keep(pool: Weak<Pool>, clock: Clock) {
                     watcher = Some(made);
                     if listening.has_failed() {
                         // Nobody has listened meanwhile.
+                        strong.tell(Event::LinksMissed);
                         agenda.overrun(now);
                     }
                 }
@@ -105,7 +106,6 @@ pub async fn keep(pool: Weak<Pool>, clock: Clock) {
                     Err(error) => {
                         tracing::warn!("news of the host's network ended: {error}");
                         watcher = None;
-                        pool.tell(Event::LinksMissed);
                         listening.failed(clock.now().mono);
                         agenda.overrun(clock.now().mono);
                     }

@@ -18,7 +18,8 @@ keeps the daemon from starting (exit code 1). A name that nobody knows and that 
 works in this release; **later** is accepted, with what to do meanwhile; **no** is left out on purpose. The container image's\n\
 entrypoint, the init container and the metrics helper are not there yet. Until they are, what E reads takes effect by a\n\
 command, run with the daemon's environment; the daemon checks the same variables at its start:\n\n\
-    ipamd conflist deploy/10-aws.conflist > /etc/cni/net.d/10-aws.conflist\n\n\
+\x20   ipamd conflist deploy/10-aws.conflist > /etc/cni/net.d/10-aws.conflist.new &&\n\
+\x20       mv /etc/cni/net.d/10-aws.conflist.new /etc/cni/net.d/10-aws.conflist\n\n\
 Settings of the policy are not here: they are files of `RESERVOIR_POLICY_DIR`.\n\n\
 Variables of the AWS SDK (`AWS_REGION`, `AWS_ENDPOINT_URL_EC2`, `AWS_EC2_METADATA_SERVICE_ENDPOINT`, credentials, …)\n\
 are read by the SDK. `KUBECONFIG`, `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`, `HOME` (`.kube/config`) and the\n\

@@ -186,7 +186,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "false",
         class: BoolStrict,
         here: Now,
-        effect: "Turns off the collection of detached ENIs, found by their tags: those that this instance made, and those of instances of the VPC that are terminated. Forced on in IPv6 mode, when provisioning is disabled and in IMDS-only mode. What the daemon's own journal names is deleted whatever is set.",
+        effect: "Turns off the collection of detached ENIs, found by their tags: those that this instance made, and those of instances of the VPC that are terminated. Forced on in IPv6 mode, when provisioning is disabled and in IMDS-only mode. What the daemon's own journal names is deleted all the same, unless provisioning is disabled.",
     },
     Variable {
         name: "AWS_MANAGE_ENIS_NON_SCHEDULABLE",

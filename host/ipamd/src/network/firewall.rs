@@ -90,7 +90,12 @@ impl Firewall {
         };
         let mut state = lock(&self.state);
         match self.block_node_local(&mut state) {
-            Ok(changes) => self.repaired(changes),
+            Ok(changes) => {
+                self.repaired(changes);
+                if changes > 0 {
+                    tracing::warn!(changes, "the rule that keeps node-local addresses to themselves was put right");
+                }
+            }
             Err(error) => refused("the rule that keeps node-local addresses to themselves", error),
         }
         if let Some(blocks) = state.applied.clone()

@@ -12,6 +12,10 @@ pub(super) fn tells(news: &News) -> Option<Event> {
         News::Overrun => Some(Event::LinksMissed),
         News::Link { link, gone } => {
             let mac = link.mac?.to_string();
+            if link.peer_index.is_some() {
+                // What hangs on an interface has its address, and is not the interface: a VLAN, an ipvlan, a pod's end.
+                return None;
+            }
             if *gone {
                 return Some(Event::LinkWent { mac });
             }
@@ -40,6 +44,11 @@ mod tests {
             assert!(news(name, false).is_none(), "{name}");
         }
         assert!(matches!(news("wan", true), Some(Event::LinkWent { .. })), "whatever it was called since");
+        for gone in [false, true] {
+            let mac = Some("0a:00:00:00:00:0f".parse().unwrap());
+            let link = LinkInfo { index: 4, name: "eth1.5".to_owned(), mac, mtu: 9001, up: true, peer_index: Some(3) };
+            assert!(tells(&News::Link { link, gone }).is_none(), "a VLAN on an interface");
+        }
         assert!(matches!(tells(&News::Overrun), Some(Event::LinksMissed)));
     }
 }

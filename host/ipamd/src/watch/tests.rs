@@ -1,4 +1,6 @@
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use reservoir_core::manager::Wanted;
 use reservoir_core::store::PodMeta;
@@ -175,23 +177,25 @@ fn replies_are_not_held_before_there_is_a_thread_to_write() {
         let (pool, clock) = (test.pool.clone(), Clock::start());
         pool.add(&key("a"), &pod("a"), Wanted::One).await.unwrap();
         test.network.harm("rule of a");
-        // The only thread for such work is taken before the first look, and again before it can write.
-        let occupy = || {
-            let (free, freed) = std::sync::mpsc::channel::<()>();
-            (free, tokio::task::spawn_blocking(move || freed.recv().is_ok()))
-        };
-        let (first, _first) = occupy();
+        let gate = Arc::new(Mutex::new(()));
+        let shut = gate.lock().unwrap();
+        test.network.block_look(gate.clone());
         let looker = pool.clone();
         let looking = tokio::spawn(async move { look_at_pods(&looker, clock).await });
-        // It stands in the line behind the first.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let (second, _second) = occupy();
-        drop(first);
+        let begun = Instant::now();
+        while Arc::strong_count(&gate) < 3 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "nobody looks");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // While it looks the next place on the only thread for such work is taken: it cannot write.
+        let (free, freed) = std::sync::mpsc::channel::<()>();
+        let _occupied = tokio::task::spawn_blocking(move || freed.recv().is_ok());
+        drop(shut);
         until("it has looked", || test.network.taken() == ["pods 1"]).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         let adding = async { pool.add(&key("b"), &pod("b"), Wanted::One).await };
         let added = tokio::time::timeout(Duration::from_secs(20), adding).await;
-        drop(second);
+        drop(free);
         assert!(added.is_ok(), "an ADD waits for a thread that has not begun to write");
         added.unwrap().unwrap();
         let checked = looking.await.unwrap().unwrap();
