@@ -25,7 +25,7 @@ fn setup(pod: &Namespace) -> PodSetup {
 
 fn wait_until_gone(node: &Namespace, name: &str) {
     // The kernel takes a namespace apart in its own time.
-    for _ in 0..200 {
+    for _ in 0..3000 {
         if !node.ip("-o link show").contains(name) {
             return;
         }

@@ -427,6 +427,6 @@ async fn http_timeout_prolongs_no_read_of_metadata() {
     let config = CloudConfig { imds: config(&server), http_timeout: Duration::from_secs(60), ..CloudConfig::default() };
     let begun = std::time::Instant::now();
     let error = AwsCloud::connect(config).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert!(matches!(&error, ConnectError::Metadata(e) if e.kind == ErrorKind::Unknown), "{error}");
 }

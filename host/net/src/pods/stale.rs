@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::netlink::reply::RouteInfo;
 use crate::netns::Netns;
-use crate::plan::{OnFailure, Op, Side, Step, apply};
+use crate::plan::{OnFailure, Op, Side, Step, apply_telling};
 use crate::prefix::IpPrefix;
 use crate::rule::{Family, PRIORITY_BRANCH, PRIORITY_FROM_POD, PRIORITY_TO_POD, Rule};
 use crate::{names, table};
@@ -74,8 +74,8 @@ pub fn remove_stale() -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     let mut failures = Vec::new();
     let mut remove = |steps: &[Step], kernel: &mut Kernel| {
-        removed.extend(steps.iter().map(|step| step.op.to_string()));
-        failures.extend(apply(steps, kernel, OnFailure::Continue).err());
+        let telling = |step: &Step| removed.push(step.op.to_string());
+        failures.extend(apply_telling(steps, kernel, OnFailure::Continue, telling).err());
     };
     let shown = Shown::take(&mut kernel)?;
     remove(&plan_stale(&shown), &mut kernel);

@@ -134,19 +134,26 @@ impl Namespace {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // It listens when it has subscribed to all groups: a change of ours before and after tells.
+        // It listens when it has subscribed to all groups, and has told everything of `work` when it tells what came after:
+        // changes of ours before and after show both.
         let output = BufReader::new(monitor.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         let reader = thread::spawn(move || output.lines().map_while(Result::ok).all(|l| sender.send(l).is_ok()));
         let mark = |number: u32| {
+            let mark = format!("192.0.2.{number}");
+            let mut told = Vec::new();
             for _ in 0..200 {
-                self.ip(&format!("rule add to 192.0.2.{number} priority 31000 lookup main"));
-                self.ip(&format!("rule del to 192.0.2.{number} priority 31000 lookup main"));
-                if let Ok(line) = lines.recv_timeout(Duration::from_millis(50)) {
-                    return std::iter::once(line).chain(lines.try_iter()).collect::<Vec<_>>();
+                self.ip(&format!("rule add to {mark} priority 31000 lookup main"));
+                self.ip(&format!("rule del to {mark} priority 31000 lookup main"));
+                while let Ok(line) = lines.recv_timeout(Duration::from_millis(50)) {
+                    let is_mark = line.contains(&mark);
+                    told.push(line);
+                    if is_mark {
+                        return told;
+                    }
                 }
             }
-            panic!("ip monitor is silent");
+            panic!("ip monitor does not tell of {mark}: {told:?}");
         };
         mark(1);
         work();
