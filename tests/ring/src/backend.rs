@@ -36,7 +36,7 @@ pub type Freed = Vec<(IpAddr, i32)>;
 impl Backend {
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), deadline: Duration::from_secs(15), multi_nic: false }
+        Self { socket: socket.to_owned(), deadline: Duration::from_secs(45), multi_nic: false }
     }
 
     async fn client(&self) -> Result<CniBackendClient<uds::Connection>, String> {

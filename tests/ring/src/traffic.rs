@@ -14,9 +14,10 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long an answer may take. The first packet needs an ARP exchange or two.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long silence must last to be one: an answer would have come a hundred times.
-const SILENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long silence must last to be one: an answer would have come a hundred times. After three seconds the kernel
+/// gives up an ARP exchange, and calls unreachable what was silent.
+const SILENCE: Duration = Duration::from_secs(2);
 /// More than one packet, so that a wrong MTU shows.
 const BYTES: usize = 64 << 10;
 
@@ -49,6 +50,7 @@ pub struct Talk {
     to: String,
     listen: SocketAddr,
     target: Option<SocketAddr>,
+    patience: Duration,
 }
 
 /// The client's address as it is, and as the server saw it.
@@ -63,7 +65,7 @@ impl Talk {
     #[must_use]
     pub fn new(from: &str, to: &str, address: IpAddr) -> Self {
         let listen = SocketAddr::new(address, 0);
-        Self { from: from.to_owned(), source: None, to: to.to_owned(), listen, target: None }
+        Self { from: from.to_owned(), source: None, to: to.to_owned(), listen, target: None, patience: PATIENCE }
     }
 
     /// The client binds this address, also one that is not its own.
@@ -78,14 +80,20 @@ impl Talk {
         Self { listen: SocketAddr::new(self.listen.ip(), port), target: Some(target), ..self }
     }
 
+    /// An answer may take no longer than this: where none is to come, all of it is waited for.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// 64 KiB there and back.
     ///
     /// # Errors
     /// No connection, no answer, a wrong answer.
     pub fn tcp(&self) -> Result<Seen> {
-        let (listen, source) = (self.listen, self.source);
-        let server = move |ready: mpsc::Sender<SocketAddr>| serve_tcp(listen, &ready);
-        self.meet("tcp", server, move |target| call_tcp(source, target))
+        let (listen, source, patience) = (self.listen, self.source, self.patience);
+        let server = move |ready: mpsc::Sender<SocketAddr>| serve_tcp(listen, patience, &ready);
+        self.meet("tcp", server, move |target| call_tcp(source, target, patience))
     }
 
     /// One datagram there and one back.
@@ -93,9 +101,9 @@ impl Talk {
     /// # Errors
     /// Nothing arrives, there or back.
     pub fn udp(&self) -> Result<Seen> {
-        let (listen, source) = (self.listen, self.source);
-        let server = move |ready: mpsc::Sender<SocketAddr>| serve_udp(listen, &ready);
-        self.meet("udp", server, move |target| call_udp(source, target))
+        let (listen, source, patience) = (self.listen, self.source, self.patience);
+        let server = move |ready: mpsc::Sender<SocketAddr>| serve_udp(listen, patience, &ready);
+        self.meet("udp", server, move |target| call_udp(source, target, patience))
     }
 
     /// Both, which must be seen with the same address; that.
@@ -137,11 +145,11 @@ impl Talk {
     }
 }
 
-fn serve_tcp(listen: SocketAddr, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
+fn serve_tcp(listen: SocketAddr, patience: Duration, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
     let listener = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
     ready.send(listener.local_addr()?)?;
     listener.set_nonblocking(true)?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     let (mut stream, peer) = loop {
         match listener.accept() {
             Ok(accepted) => break accepted,
@@ -152,17 +160,17 @@ fn serve_tcp(listen: SocketAddr, ready: &mpsc::Sender<SocketAddr>) -> Result<Soc
         }
     };
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     let mut content = vec![0; BYTES];
     stream.read_exact(&mut content).context("what the server read")?;
     stream.write_all(&content)?;
     Ok(peer)
 }
 
-fn call_tcp(source: Option<IpAddr>, target: SocketAddr) -> Result<SocketAddr> {
-    let mut stream = dial(source, target, PATIENCE).with_context(|| format!("to {target}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn call_tcp(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> Result<SocketAddr> {
+    let mut stream = dial(source, target, patience).with_context(|| format!("to {target}"))?;
+    stream.set_read_timeout(Some(patience))?;
     let content: Vec<u8> = (0..BYTES).map(|n| (n % 251) as u8).collect();
     stream.write_all(&content)?;
     let mut back = vec![0; BYTES];
@@ -185,19 +193,19 @@ fn dial(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> std::
     Ok(TcpStream::from(socket))
 }
 
-fn serve_udp(listen: SocketAddr, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
+fn serve_udp(listen: SocketAddr, patience: Duration, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
     let socket = UdpSocket::bind(listen).with_context(|| format!("listening on {listen}"))?;
     ready.send(socket.local_addr()?)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     let mut content = [0; 64];
     let (n, peer) = socket.recv_from(&mut content).context("no datagram arrived")?;
     socket.send_to(&content[..n], peer)?;
     Ok(peer)
 }
 
-fn call_udp(source: Option<IpAddr>, target: SocketAddr) -> Result<SocketAddr> {
+fn call_udp(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> Result<SocketAddr> {
     let socket = UdpSocket::bind((source.unwrap_or_else(|| any(target)), 0)).context("the client's socket")?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     // Answers of others are none: a datagram must come back from where it was sent to.
     socket.connect(target)?;
     socket.send(b"to and fro")?;
@@ -254,28 +262,30 @@ pub enum Nobody {
     Unreachable,
 }
 
-/// Calls `target`, where nobody listens, by TCP and by UDP; both must have the same answer.
+/// Calls `target`, where nobody listens, by TCP and by UDP at one time; both must have the same answer.
 ///
 /// # Errors
 /// Somebody does listen, TCP and UDP differ, or there is no such namespace.
 pub fn nobody(from: &str, target: SocketAddr) -> Result<Nobody> {
-    inside(from, move || {
-        let by_tcp = match dial(None, target, SILENCE) {
-            Ok(_) => bail!("tcp to {target}: somebody listens"),
-            Err(error) => verdict(&error).with_context(|| format!("tcp to {target}"))?,
-        };
+    let by_udp = start(from, move || {
         let socket = UdpSocket::bind((any(target), 0))?;
         socket.set_read_timeout(Some(SILENCE))?;
         let answer = socket.connect(target).and_then(|()| socket.send(b"anybody?")).and_then(|_| socket.recv(&mut [0]));
-        let by_udp = match answer {
+        match answer {
             Ok(_) => bail!("udp to {target}: somebody answers"),
-            Err(error) => verdict(&error).with_context(|| format!("udp to {target}"))?,
-        };
-        if by_tcp != by_udp {
-            bail!("{target}: TCP {by_tcp:?}, UDP {by_udp:?}");
+            Err(error) => verdict(&error).with_context(|| format!("udp to {target}")),
         }
-        Ok(by_tcp)
-    })
+    });
+    let by_tcp = inside(from, move || match dial(None, target, SILENCE) {
+        Ok(_) => bail!("tcp to {target}: somebody listens"),
+        Err(error) => verdict(&error).with_context(|| format!("tcp to {target}")),
+    });
+    let by_udp = by_udp.join().map_err(|_| anyhow!("a thread in a namespace panicked"))??;
+    let by_tcp = by_tcp?;
+    if by_tcp != by_udp {
+        bail!("{target}: TCP {by_tcp:?}, UDP {by_udp:?}");
+    }
+    Ok(by_tcp)
 }
 
 fn verdict(error: &std::io::Error) -> Result<Nobody> {

@@ -61,7 +61,7 @@ fn a_damaged_checkpoint_is_set_aside() {
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(fs::read(&aside[0]).unwrap(), torn, "nothing of it is lost");
     assert!(log(&node).contains("the checkpoint is damaged"), "{}", node.log_tail(20));
-    assert_eq!(node.pool().unwrap().1, 12, "every pod that runs holds its address");
+    node.wait_for("every pod that runs holds its address", MINUTE, |n| Ok(n.pool()?.1 == 12)).unwrap();
     // Nobody else gets one of them, as many as come.
     let others: Vec<Pod> = (0..12).map(|n| node.add_pod(&format!("o{n}")).unwrap()).collect();
     for other in &others {
@@ -97,7 +97,7 @@ fn a_checkpoint_of_an_unknown_version_is_refused() {
     assert_eq!(fs::read_to_string(&file).unwrap(), theirs, "it is not touched");
     fs::write(&file, ours).unwrap();
     node.start_daemon().unwrap();
-    assert_eq!(node.pool().unwrap().1, 1);
+    node.wait_for("the pod holds its address", MINUTE, |n| Ok(n.pool()?.1 == 1)).unwrap();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Security groups for pods from end to end: controller, daemon and the real plugin. Where the kernel has no vlans the
 //! plugin says so and leaves nothing; the ring `vlan` goes on from the daemon's reply on a kernel that has them.
 
+use std::time::Duration;
+
 use reservoir_kube::testing::{BranchInterface, CNI_NODES, Objects, pods};
 use ring::cluster::put_node;
 use ring::{Node, Options};
@@ -8,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the VPC resource controller makes.
 fn branch() -> BranchInterface {
@@ -29,7 +32,8 @@ fn a_pod_with_security_groups_gets_its_branch_interface_or_hears_what_is_missing
     if !ring::skip::can_run("a_pod_with_security_groups_gets_its_branch_interface", PROGRAMS) {
         return;
     }
-    let env = [("ENABLE_POD_ENI", "true"), ("RESERVOIR_ADD_WAIT_SECONDS", "2")];
+    // No interface comes in the background: its rule would be among those that are compared.
+    let env = [("ENABLE_POD_ENI", "true"), ("RESERVOIR_ADD_WAIT_SECONDS", "2"), ("WARM_ENI_TARGET", "0")];
     let mut node = Node::new(Options {
         env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         sim: vec!["--preset".to_owned(), "secondary".to_owned()],
@@ -48,6 +52,7 @@ fn a_pod_with_security_groups_gets_its_branch_interface_or_hears_what_is_missing
     // Strict is the default: the lookup of local addresses stands behind the rules of branch interfaces.
     let found = rules(&node);
     assert!(found.starts_with("20:\tfrom all lookup local"), "{found}");
+    node.wait_for("the first addresses", MINUTE, |n| Ok(n.pool()?.0 > 0)).unwrap();
     let plain = node.add_pod("plain").unwrap();
 
     let sg = node.make_pod("sg").unwrap();
@@ -60,7 +65,7 @@ fn a_pod_with_security_groups_gets_its_branch_interface_or_hears_what_is_missing
             node.end_daemon(Signal::KILL).unwrap();
             node.start_daemon().unwrap();
         }
-        node.wait_for("the trunk is known", std::time::Duration::from_secs(60), |node| {
+        node.wait_for("the trunk is known", MINUTE, |node| {
             match node.attach(sg.clone()) {
                 Ok(pod) => {
                     // A kernel with vlans.

@@ -12,14 +12,17 @@ const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
 const VPC_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 200, 10));
 const INTERNET: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
 const MINUTE: Duration = Duration::from_secs(60);
+/// How long one listens where nothing should arrive.
+const LOST: Duration = Duration::from_secs(3);
 
 fn ip(pod: &Pod) -> IpAddr {
     pod.ip.parse().unwrap()
 }
 
 /// A t3.small has three addresses for pods on each interface: the fourth pod lands on the second.
-fn small_node(pods: usize) -> (Node, Vec<Pod>) {
-    let options = Options { instance_type: "t3.small".to_owned(), ..Options::of_tree() };
+fn small_node(pods: usize, env: &[(&str, &str)]) -> (Node, Vec<Pod>) {
+    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let options = Options { instance_type: "t3.small".to_owned(), env, ..Options::of_tree() };
     let mut node = Node::new(options).unwrap();
     node.start_daemon().unwrap();
     let pods = (0..pods).map(|n| node.add_pod(&format!("p{n}")).unwrap()).collect();
@@ -67,7 +70,7 @@ fn every_pod_reaches_and_is_reached() {
     if !ring::skip::can_run("every_pod_reaches_and_is_reached", PROGRAMS) {
         return;
     }
-    let (node, pods) = small_node(5);
+    let (node, pods) = small_node(5, &[]);
     let (first, second): (Vec<&Pod>, Vec<&Pod>) =
         pods.iter().partition(|p| table(&node, p).is_none_or(|table| table == "main"));
     assert_eq!((first.len(), second.len()), (3, 2), "three on the first interface, two on the second");
@@ -93,7 +96,8 @@ fn every_pod_reaches_and_is_reached() {
         // The same datagram with an address that is not the pod's is dropped, with its own it arrives.
         let foreign = IpAddr::V4(Ipv4Addr::new(10, 0, 127, 200));
         in_netns(&pod.netns, "ip", &["addr", "add", &format!("{foreign}/32"), "dev", "lo"]).unwrap();
-        let error = traffic::udp(&pod.netns, Some(foreign), &host, VPC_HOST).expect_err("a foreign source");
+        let talk = traffic::Talk::new(&pod.netns, &host, VPC_HOST).with_source(foreign).within(LOST);
+        let error = talk.udp().expect_err("a foreign source");
         assert!(format!("{error:#}").contains("no datagram arrived"), "{error:#}");
         assert_eq!(traffic::udp(&pod.netns, Some(ip(pod)), &host, VPC_HOST).unwrap(), ip(pod));
     }
@@ -104,7 +108,8 @@ fn nothing_is_left_after_del() {
     if !ring::skip::can_run("nothing_is_left_after_del", PROGRAMS) {
         return;
     }
-    let (mut node, pods) = small_node(5);
+    // No address has rested for long enough before the test ends.
+    let (mut node, pods) = small_node(5, &[("IP_COOLDOWN_PERIOD", "600")]);
     assert_eq!(node.pool().unwrap().1, 5);
     // A repeated ADD of the same sandbox: the same address, and it still works.
     let home = node.netns();
@@ -174,19 +179,22 @@ fn check_tells_what_is_missing() {
     if !ring::skip::can_run("check_tells_what_is_missing", PROGRAMS) {
         return;
     }
-    let (mut node, pods) = small_node(4);
+    let (mut node, pods) = small_node(4, &[]);
     let home = node.netns();
     let check = |node: &Node, pod: &Pod| node.cni().check(&pod.attachment, &pod.result);
     for pod in &pods {
         check(&node, pod).unwrap();
     }
     let (first, second) = (&pods[0], &pods[3]);
+    // The daemon would put back what is missing; CHECK asks none.
+    node.signal_daemon(Signal::STOP).unwrap();
     in_netns(&home, "ip", &["rule", "del", "to", &first.ip, "priority", "512"]).unwrap();
     let error = format!("{:#}", check(&node, first).expect_err("the rule to the pod is gone"));
     assert!(error.contains("512"), "{error}");
     in_netns(&home, "ip", &["rule", "del", "from", &second.ip, "priority", "1536"]).unwrap();
     let error = format!("{:#}", check(&node, second).expect_err("the rule from the pod is gone"));
     assert!(error.contains("1536"), "{error}");
+    node.signal_daemon(Signal::CONT).unwrap();
     // ADD again puts both right.
     for pod in [first, second] {
         node.attach(pod.attachment.clone()).unwrap();

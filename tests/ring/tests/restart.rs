@@ -38,7 +38,7 @@ fn told_to_end() {
     let code = node.await_daemon(MINUTE).unwrap();
     let (took, refused) = (begun.elapsed(), add.join().unwrap());
     assert_eq!(code, Some(0), "{}", node.log_tail(20));
-    assert!(took < Duration::from_secs(10), "the kubelet waits no longer: {took:?}");
+    assert!(took < Duration::from_secs(20), "it does not wait for what EC2 never answers: {took:?}");
     assert!(!node.socket().exists(), "the socket is gone");
     let Outcome::Refused(why) = refused else { panic!("the waiting pod is told: {refused:?}") };
     assert!(why.contains("stopping"), "{why}");

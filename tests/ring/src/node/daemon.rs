@@ -54,7 +54,7 @@ impl Node {
     /// Starts the daemon in the node's namespace and waits until it serves.
     ///
     /// # Errors
-    /// It ends, or does not serve within half a minute: with the end of its log.
+    /// It ends, or does not serve within two minutes: with the end of its log.
     pub fn start_daemon(&mut self) -> Result<Duration> {
         let begun = Instant::now();
         self.spawn_daemon()?;
@@ -65,7 +65,7 @@ impl Node {
             {
                 bail!("the daemon ended ({status}):\n{}", self.log_tail(20));
             }
-            if begun.elapsed() > Duration::from_secs(30) {
+            if begun.elapsed() > Duration::from_secs(120) {
                 bail!("the daemon does not serve:\n{}", self.log_tail(20));
             }
             std::thread::sleep(Duration::from_millis(2));

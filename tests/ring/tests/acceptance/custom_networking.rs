@@ -15,8 +15,8 @@ const ENV: [(&str, &str); 3] = [
 ];
 
 /// A node with the label of its zone.
-fn node(objects: &Objects) -> Lab {
-    let mut lab = lab("custom", "c5.large", &ENV);
+fn node(objects: &Objects, env: &[(&str, &str)]) -> Lab {
+    let mut lab = lab("custom", "c5.large", &[&ENV[..], env].concat());
     put_node(objects, "us-west-2a", 29);
     lab.node.start_cluster(objects).unwrap();
     lab
@@ -35,7 +35,7 @@ fn pods_are_in_the_block_of_the_eni_config() {
     put_eni_config(&objects, "us-west-2a", PODS, &[GROUPS[1]]);
     // Somebody else's zone.
     put_eni_config(&objects, "us-west-2b", "subnet-0c9d8e7f6a5b40312", &[]);
-    let mut lab = node(&objects);
+    let mut lab = node(&objects, &[]);
     lab.start();
     // More than one interface holds.
     for n in 0..12 {
@@ -58,10 +58,13 @@ fn without_an_eni_config_the_node_is_not_ready() {
         return;
     }
     let objects = Objects::new();
-    let mut lab = node(&objects);
+    let mut lab = node(&objects, &[("RESERVOIR_ADD_WAIT_SECONDS", "3")]);
     lab.start();
-    let why = lab.try_add("early").expect_err("there is no ENIConfig");
-    assert!(why.contains("eniconfig"), "{why}");
+    lab.wait_for("the pods are told", |_| {
+        let why = lab.try_add("early").expect_err("there is no ENIConfig");
+        anyhow::ensure!(why.contains("eniconfig"), "{why}");
+        Ok(true)
+    });
     assert_eq!(lab.health(), NOT_SERVING);
     put_eni_config(&objects, "us-west-2a", PODS, &[]);
     lab.wait_for("the node becomes ready", |_| Ok(lab.try_add("late").is_ok()));
@@ -76,7 +79,7 @@ fn an_eni_config_without_groups_means_those_of_the_primary_interface() {
     }
     let objects = Objects::new();
     put_eni_config(&objects, "us-west-2a", PODS, &[]);
-    let mut lab = node(&objects);
+    let mut lab = node(&objects, &[]);
     lab.start();
     assert!(in_the_block(lab.add("p")));
     lab.settles("the primary's group", |a| a.enis.get(1).is_some_and(|e| e.groups == a.enis[0].groups));

@@ -32,7 +32,7 @@ pub struct Lab {
 
 /// A node with this account and type; the daemon is not started yet.
 pub fn lab(preset: &str, instance_type: &str, env: &[(&str, &str)]) -> Lab {
-    let fixed = [("RESERVOIR_HOST_NETWORK", "none"), ("IP_COOLDOWN_PERIOD", "1"), ("RESERVOIR_ADD_WAIT_SECONDS", "5")];
+    let fixed = [("RESERVOIR_HOST_NETWORK", "none"), ("IP_COOLDOWN_PERIOD", "1"), ("RESERVOIR_ADD_WAIT_SECONDS", "30")];
     let options = Options {
         instance_type: instance_type.to_owned(),
         env: fixed.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),

@@ -18,6 +18,8 @@ const OTHERS: &str = GROUPS[1];
 /// Two ports that are served wherever a packet arrives.
 const WEB: u16 = 8080;
 const ADMIN: u16 = 9090;
+/// How long one listens where nothing should arrive.
+const LOST: Duration = Duration::from_secs(3);
 
 /// By TCP and UDP, to or from the network beside the VPC.
 fn open(world: &World, group: &str, direction: &str, port: u16) {
@@ -42,6 +44,7 @@ fn is_closed(world: &World, pod: &Pod, port: u16) {
 
 /// The server waits and hears of nobody, by TCP and by UDP.
 fn lost(talk: &Talk, what: &str) {
+    let talk = talk.clone().within(LOST);
     let error = format!("{:#}", talk.tcp().expect_err(what));
     assert!(error.contains("nobody connected"), "{what}: {error}");
     let error = format!("{:#}", talk.udp().expect_err(what));
@@ -184,7 +187,7 @@ fn custom_networking_with_security_groups_for_pods() {
     if !crate::can_run(test) {
         return;
     }
-    let env = [("ENABLE_POD_ENI", "true"), ("RESERVOIR_ADD_WAIT_SECONDS", "5")];
+    let env = [("ENABLE_POD_ENI", "true"), ("RESERVOIR_ADD_WAIT_SECONDS", "30")];
     let (node, objects) = custom(custom_options("c5.large", &env));
     objects.put(&pods("default"), json!({"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "c"}]}}));
     // The controller makes the trunk with the ENIConfig's group.

@@ -287,9 +287,13 @@ impl World {
     }
 }
 
-/// The kernel tells "port unreachable" to the same sender no more than once a second, if it is not told otherwise.
+/// The kernel tells "port unreachable" to the same sender no more than once a second, and to all together no more than
+/// a thousand times a second, if it is not told otherwise. The second limit is for the messages in the masks: bits for
+/// IPv4, a list for IPv6.
 fn answer_everybody(netns: &str) {
-    const NO_LIMIT: &str = "echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit";
+    const NO_LIMIT: &str = "cd /proc/sys/net; \
+                            echo 0 > ipv4/icmp_ratemask; echo > ipv6/icmp/ratemask; \
+                            echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit";
     in_netns(netns, "sh", &["-c", NO_LIMIT]).unwrap();
 }
 

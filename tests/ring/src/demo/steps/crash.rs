@@ -30,7 +30,7 @@ pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let back = begun.elapsed();
     let found =
         format!("{} ms after the kill, the daemon served {} ms after its start", back.as_millis(), serves.as_millis());
-    story.claim(back < Duration::from_secs(10), "the first ADD succeeds", found);
+    story.claim(back < Duration::from_secs(30), "the first ADD succeeds", found);
 
     let after = stage.pool()?;
     let (was, mut is) = (before.pods(), after.pods());
@@ -56,7 +56,7 @@ pub fn kill(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let quiet = silent(&stage.node.netns(), &everyone);
     story.claim(quiet.is_empty(), &format!("all {} addresses answer", everyone.len()), quiet.join(", "));
     // The daemon serves before its policy is compiled; both, and a second of traffic, are waited for.
-    let patience = Duration::from_secs(30);
+    let patience = Duration::from_secs(60);
     stage.node.wait_for("the custom policy", patience, |node| {
         if story.go_on().is_err() {
             return Ok(true);

@@ -24,7 +24,7 @@ pub fn remove_pods(stage: &mut Stage, story: &mut Story) -> Result<()> {
     story.command("CNI_COMMAND=DEL … portmap, aws-cni; ip netns delete POD    # six at a time");
     stage.remove_all()?;
     // The kernel takes a namespace down after `ip netns delete` has returned.
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut traces = stage.node.pod_traces()?;
     while !traces.is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(100));
@@ -72,7 +72,7 @@ pub fn give_back(stage: &mut Stage, story: &mut Story) -> Result<()> {
 fn nothing_more(stage: &Stage, story: &mut Story, pool: &Pool) -> Result<()> {
     same_as_ec2(stage, story, pool);
     // A deletion is answered before it is seen.
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let left = stage.mode.left;
     let mut enis = (interfaces(&stage.node.sim_state()?), links(stage)?);
     while enis != (left, left) && Instant::now() < deadline {
@@ -115,7 +115,7 @@ pub fn stop(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let begun = Instant::now();
     stage.node.end_daemon(Signal::TERM)?;
     let took = begun.elapsed();
-    let ended = !socket.exists() && took < Duration::from_secs(10);
+    let ended = !socket.exists() && took < Duration::from_secs(20);
     story.claim(ended, "the daemon ends and takes its socket with it", format!("{} ms", took.as_millis()));
     Ok(())
 }

@@ -21,8 +21,8 @@ pub fn node(stage: &mut Stage, story: &mut Story) -> Result<()> {
     let env: String = mode.env.iter().map(|(key, value)| format!("{key}={value} ")).collect();
     story.command(format!("ip netns exec NODE ipamd    # {env}IP_COOLDOWN_PERIOD=5, the rest as it comes"));
     let took = stage.start_daemon()?;
-    story.claim(took < Duration::from_secs(10), "it serves", format!("{} ms after its start", took.as_millis()));
-    let (start, patience) = (&mode.start, Duration::from_secs(30));
+    story.claim(took < Duration::from_secs(30), "it serves", format!("{} ms after its start", took.as_millis()));
+    let (start, patience) = (&mode.start, Duration::from_secs(60));
     let pool = stage.live.until(&stage.node, story, patience, String::new, |p| {
         p.enis.len() >= start.enis && p.first_card().addresses >= start.addresses && p.calls == 0
     })?;

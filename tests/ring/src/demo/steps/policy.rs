@@ -14,6 +14,8 @@ use crate::shell::run;
 
 /// What is told where there is nothing to hold.
 const NOTHING: &str = "0";
+/// How long a policy may take to come into force.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
     story.step(&format!("A custom policy comes in while {MORE_PODS} more pods start"))?;
@@ -96,7 +98,7 @@ pub fn swap(stage: &mut Stage, story: &mut Story) -> Result<()> {
 fn wait_for(node: &Node, story: &Story, digest: &str, hold: Option<u64>) -> Result<(Value, Duration)> {
     let begun = Instant::now();
     let mut last = Value::Null;
-    while begun.elapsed() < Duration::from_secs(10) {
+    while begun.elapsed() < PATIENCE {
         story.go_on()?;
         last = serde_json::from_str(&node.introspect("/v1/policy")?)?;
         let used = || hold.is_none_or(|hold| decided(node, hold).is_ok_and(|(holds, _)| holds));
@@ -105,7 +107,7 @@ fn wait_for(node: &Node, story: &Story, digest: &str, hold: Option<u64>) -> Resu
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err(anyhow!("the policy is not in force after 10 s: {last}"))
+    Err(anyhow!("the policy is not in force after {} s: {last}", PATIENCE.as_secs()))
 }
 
 /// What the last decision says: who sized, who planned, which targets.
