@@ -43,10 +43,13 @@ fn plan_card(node: &Node, pool: &Pool<'_>, target: &Targets, plan: &mut Plan) ->
         let missing = div_ceil(wanted - held, pool.unit_ips);
         let mut ways = grow(node, pool, missing);
         let dry = ways.first().is_some_and(|way| matches!(way, Growth::Assign(a) if is_dry(node, &a.eni)));
-        if dry && pool.room() && has_another(node) {
+        // An interface takes seconds to come, and brings more than it is made with: one more for what it will not hold.
+        let coming = pool.coming_slot_ips();
+        let another = pool.room() && (coming == 0 || pool.needed() > pool.total + pool.free_slot_ips() + coming);
+        if dry && another && has_another(node) {
             // EC2 has just had nothing where the interfaces are: what is missing comes with one elsewhere.
             ways.insert(0, create(node, pool));
-        } else if short || (ways.is_empty() && pool.room()) {
+        } else if short || (ways.is_empty() && another) {
             // Slots for what a minute may bring: an interface takes seconds to come.
             // Closed interfaces count as held and bring nothing: pods must not wait for their slots.
             ways.push(create(node, pool));
@@ -223,6 +226,18 @@ mod tests {
         assert_eq!(plan(&node, 7, 1).grow, []);
         let full = self::node(&[(7, 7), (9, 9), (9, 9)]);
         assert_eq!(plan(&full, 25, 4).grow, [], "three is all that the card takes");
+    }
+
+    #[test]
+    fn one_interface_is_made_at_a_time_unless_more_pods_wait_than_it_takes() {
+        let create = Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: 4 });
+        let mut node = node(&[(9, 9)]);
+        node.cards[0].waiting = 5;
+        assert_eq!(plan(&node, 14, 2).grow, std::slice::from_ref(&create));
+        (node.cards[0].enis_in_flight, node.cards[0].ips_in_flight) = (1, 4);
+        assert_eq!(plan(&node, 18, 2).grow, [], "its other slots are filled when it is there");
+        node.cards[0].waiting = 10;
+        assert_eq!(plan(&node, 28, 2).grow, [create]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use reservoir_policy_sdk::{Card, Cidr, Eni, EniTraits, Node, Subnet, Unit};
 
+use crate::sizing::div_ceil;
+
 /// One card's pool as one decision sees it. Wide enough that nothing overflows.
 #[derive(Debug)]
 pub struct Pool<'a> {
@@ -62,10 +64,11 @@ impl<'a> Pool<'a> {
         self.ready() - slow.min(self.in_flight())
     }
 
-    /// Units that a new interface comes with; the rest of its slots is filled when it is needed.
+    /// Units that a new interface comes with, for as many IPs as half its slots would be; the rest is filled when it is
+    /// needed. In prefixes that is one or two: a small subnet has no more in one piece.
     #[must_use]
     pub fn with_interface(&self) -> i64 {
-        (self.slots / 2).max(1)
+        div_ceil(self.slots / 2, self.unit_ips).max(1)
     }
 
     /// Interfaces, those being made or removed among them.
@@ -87,6 +90,12 @@ impl<'a> Pool<'a> {
             return 0;
         }
         (self.slots - i64::from(eni.slots_used())).max(0)
+    }
+
+    /// IPs that the interfaces being made could hold.
+    #[must_use]
+    pub fn coming_slot_ips(&self) -> i64 {
+        i64::from(self.card.enis_in_flight).saturating_mul(self.slots).saturating_mul(self.unit_ips)
     }
 
     /// IPs that the attached interfaces could hold beside those that they hold.

@@ -15,6 +15,10 @@ const SMALL: i64 = 6;
 const LOOK: u32 = 600;
 /// Calls of a minute that are kept for pods: with fewer left nothing is given back.
 pub const SPARED_CALLS: u32 = 30;
+/// Minutes in which a pod that was refused an address is tried again.
+const STARVED_MINUTES: usize = 3;
+/// Times that kubelet tries it in a minute, at least.
+const TRIES: i64 = 4;
 /// Minutes for which a node that was throttled is careful with calls.
 const CAREFUL_MINUTES: usize = 10;
 
@@ -58,6 +62,8 @@ struct Wish {
     price: i64,
     /// No pod has come of late.
     settled: bool,
+    /// Pods that were refused and are not at the door now.
+    away: i64,
 }
 
 impl Wish {
@@ -95,7 +101,18 @@ impl Wish {
         let begun = now > SMALL / 2;
         let minute = if begun { whole } else { whole.min(i64::from(memory.peak()) + low) };
         let interfaces = div_ceil(minute.max(pool.needed() + low), per_interface).max(1);
-        Self { low: low.max(burst), high, more: high.max(low.max(burst) + burst), interfaces, price, settled: now == 0 }
+        // Who was refused comes again in a while: an address for a pod that needs one of another card too is no surplus.
+        let starved = node.history.iter().take(STARVED_MINUTES).map(|m| m.starved).max().unwrap_or(0);
+        let away = (div_ceil(starved.into(), TRIES) - i64::from(pool.card.waiting)).max(0);
+        Self {
+            low: low.max(burst),
+            high,
+            more: high.max(low.max(burst) + burst),
+            interfaces,
+            price,
+            settled: now == 0,
+            away,
+        }
     }
 
     /// The total to hold, why, and in how many seconds to look again.
@@ -108,7 +125,7 @@ impl Wish {
         }
         // Pods are coming, or what was asked for them: what exceeds now is theirs.
         let settled = self.settled && pool.in_flight() == 0;
-        let surplus = if settled { (ready - self.high) / pool.unit_ips } else { 0 };
+        let surplus = if settled { (ready - self.away - self.high) / pool.unit_ips } else { 0 };
         let (count, cost) = cost(node, pool, surplus);
         if count == 0 {
             return (now, [numbers.as_str(), ": enough"].concat(), LOOK);
@@ -312,6 +329,17 @@ mod tests {
         assert_eq!(held, 5, "{reason}");
         node.cards = cards(0).to_vec();
         assert_eq!(hold(&node, &[]).0, 9, "nobody waits");
+    }
+
+    #[test]
+    fn what_a_refused_pod_comes_back_for_is_no_surplus() {
+        let mut node = node(9, 2, 800);
+        assert_eq!(hold(&node, &old(&node)).0, 5, "3 ready of 2 to 3");
+        node.history = vec![crate::memory::QUIET, Minute { starved: 12, ..crate::memory::QUIET }];
+        let memo = old(&node);
+        assert_eq!(hold(&node, &memo).0, 8, "three pods that try every quarter of a minute");
+        node.cards[0].waiting = 3;
+        assert_eq!(hold(&node, &memo).0, 8, "the same while they are at the door");
     }
 
     #[test]
