@@ -523,7 +523,7 @@ fn gc_takes_what_a_pod_without_a_del_left_and_nothing_of_the_living() {
         gc();
         assert_eq!(alive.differences(&node.host.inventory()), [""; 0], "{mode}");
         drop(pod);
-        before.is_reached_by(|| {
+        before.is_reached_by(mode, || {
             gc();
             node.host.inventory()
         });

@@ -1,6 +1,8 @@
 //! Which subnets new interfaces may be made in, and which attached interfaces are out of use: the rules on tags (spec 01
 //! §6.2, §6.4). They are a safety boundary, so they are the host's and not a policy's.
 
+use std::fmt;
+
 use crate::policy::{Pairs, Standing};
 
 /// Tag that takes a subnet into pod use (any value but `0`) or out of it (`0`).
@@ -62,24 +64,59 @@ pub fn excluded(tags: Option<&Pairs>, cluster: &str) -> bool {
     })
 }
 
-/// What of a subnet keeps new interfaces out of it: the tag that is to blame. None where nothing does.
+/// What of a subnet keeps new interfaces out of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blame {
+    /// Its role tag says no.
+    TaggedOut,
+    /// It is not the node's own, and has no role tag.
+    NotTagged,
+    /// Its cluster tags name others than this.
+    OthersOnly(String),
+    /// It is not the node's own, and no other is looked for.
+    NoDiscovery,
+    /// The node's pods have IPv6 addresses.
+    NoIpv6Block,
+}
+
+impl Blame {
+    /// Whether a role tag of 1 would make it eligible.
+    #[must_use]
+    pub fn is_role(&self) -> bool {
+        matches!(self, Self::TaggedOut | Self::NotTagged)
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TaggedOut => write!(f, "{ROLE_TAG}=0"),
+            Self::NotTagged => write!(f, "no tag {ROLE_TAG}"),
+            Self::OthersOnly(cluster) => write!(f, "{CLUSTER_TAG_PREFIX}… names others than {cluster}"),
+            Self::NoDiscovery => f.write_str("ENABLE_SUBNET_DISCOVERY is false"),
+            Self::NoIpv6Block => f.write_str("it has no IPv6 block"),
+        }
+    }
+}
+
+/// The tag or setting that keeps new interfaces out of a subnet. None where nothing does.
 #[must_use]
-pub fn blame(tags: &Pairs, primary: bool, cluster: &str, discovery: bool) -> Option<String> {
+pub fn blame(tags: &Pairs, primary: bool, cluster: &str, discovery: bool) -> Option<Blame> {
     if standing(tags, primary, cluster, discovery) == Standing::Eligible {
         return None;
     }
     Some(match role(tags) {
-        Role::Out => format!("{ROLE_TAG}=0"),
-        Role::In if !cluster_match(tags, cluster) => format!("{CLUSTER_TAG_PREFIX}… names others than {cluster}"),
-        Role::In => "ENABLE_SUBNET_DISCOVERY is false".to_owned(),
-        Role::Unsaid => format!("no tag {ROLE_TAG}"),
+        Role::Out => Blame::TaggedOut,
+        Role::In | Role::Unsaid if !cluster_match(tags, cluster) => Blame::OthersOnly(cluster.to_owned()),
+        Role::In | Role::Unsaid if !discovery => Blame::NoDiscovery,
+        Role::In | Role::Unsaid => Blame::NotTagged,
     })
 }
 
 /// Why there is no subnet for a new interface: in the words of the reference (spec 01 §6.3), then what is to blame of each
-/// subnet, as far as EC2 told of it. `primary_excluded`: the node's own is tagged out; `listed`: EC2 told the subnets.
+/// subnet, as far as EC2 told of it, and what would help. `primary_excluded`: the node's own is tagged out; `listed`: EC2 told the subnets.
 #[must_use]
-pub fn none_eligible(discovery: bool, listed: bool, primary_excluded: bool, blamed: &[(&str, String)]) -> String {
+pub fn none_eligible(discovery: bool, listed: bool, primary_excluded: bool, blamed: &[(&str, Blame)]) -> String {
     let words = match (discovery, listed, primary_excluded) {
         (false, _, true) => {
             "primary subnet is tagged with kubernetes.io/role/cni=0 and subnet discovery is disabled - no valid subnets \
@@ -94,7 +131,12 @@ pub fn none_eligible(discovery: bool, listed: bool, primary_excluded: bool, blam
         }
     };
     let each: Vec<String> = blamed.iter().map(|(subnet, why)| format!("{subnet}: {why}")).collect();
-    if each.is_empty() { words.to_owned() } else { format!("{words} ({})", each.join("; ")) }
+    let why = if each.is_empty() { words.to_owned() } else { format!("{words} ({})", each.join("; ")) };
+    // Without discovery another subnet's tag helps nobody; nor does it where another tag is to blame.
+    if discovery && (blamed.is_empty() || blamed.iter().any(|(_, blame)| blame.is_role())) {
+        return format!("{why}; give a subnet of this zone the tag {ROLE_TAG}=1");
+    }
+    why
 }
 
 #[cfg(test)]
@@ -139,15 +181,21 @@ mod tests {
     fn the_tag_that_keeps_interfaces_out_is_named() {
         const IN: (&str, &str) = (ROLE_TAG, "1");
         const THEIRS: (&str, &str) = ("cni.networking.k8s.aws/cluster/b", "shared");
-        let why = |pairs, primary, discovery| blame(&tags(pairs), primary, "a", discovery);
+        let blame = |pairs, primary, discovery| blame(&tags(pairs), primary, "a", discovery);
+        let why = |pairs, primary, discovery| blame(pairs, primary, discovery).map(|b| b.to_string());
         assert_eq!(why(&[IN], false, true), None);
         assert_eq!(why(&[(ROLE_TAG, "0")], true, true).unwrap(), "kubernetes.io/role/cni=0");
         assert_eq!(why(&[], false, true).unwrap(), "no tag kubernetes.io/role/cni");
-        assert_eq!(why(&[IN], false, false).unwrap(), "ENABLE_SUBNET_DISCOVERY is false");
-        let others = why(&[IN, THEIRS], true, true).unwrap();
-        assert_eq!(others, "cni.networking.k8s.aws/cluster/… names others than a");
+        for pairs in [&[IN][..], &[]] {
+            assert_eq!(why(pairs, false, false).unwrap(), "ENABLE_SUBNET_DISCOVERY is false");
+        }
+        assert_eq!(blame(&[THEIRS], false, true), blame(&[IN, THEIRS], true, true), "a role tag would not help");
+        let others = blame(&[IN, THEIRS], true, true).unwrap();
+        assert_eq!(others.to_string(), "cni.networking.k8s.aws/cluster/… names others than a");
         let said = none_eligible(true, true, true, &[("subnet-1", others)]);
         assert!(said.ends_with("cni=0 (subnet-1: cni.networking.k8s.aws/cluster/… names others than a)"), "{said}");
+        let said = none_eligible(true, true, true, &[("subnet-1", Blame::TaggedOut)]);
+        assert!(said.ends_with("; give a subnet of this zone the tag kubernetes.io/role/cni=1"), "{said}");
     }
 
     #[test]

@@ -39,8 +39,11 @@ use crate::vpc::Vpc;
 use crate::watch;
 use crate::{files, http};
 
-/// How long calls under way may take once the daemon is told to end; the kubelet waits 10 s.
+/// How long calls under way may take once the daemon is told to end; the kubelet waits for [`GRACE`].
 const LAST_CALLS: Duration = Duration::from_secs(8);
+/// terminationGracePeriodSeconds of the reference's manifest (spec 05 §2).
+const GRACE: Duration = Duration::from_secs(10);
+const _: () = assert!(LAST_CALLS.as_secs() < GRACE.as_secs(), "the checkpoint is written after the last calls");
 /// Between looks whether nothing is half done any more.
 const REST_LOOK: Duration = Duration::from_millis(20);
 /// Between looks whether the first addresses are there.

@@ -145,6 +145,21 @@ impl KernelNetwork {
         Ok(())
     }
 
+    /// What the variables say of the host.
+    fn host_config(&self) -> host::HostConfig {
+        let d = &self.datapath;
+        host::HostConfig {
+            mtu: d.eni_mtu,
+            node_port: d.node_port_support,
+            external_snat: d.external_snat,
+            mark: d.connmark,
+            disable_tcp_early_demux: false,
+            family: self.family(),
+            v6_egress: self.modes.v6_egress,
+            strict_branches: self.modes.pod_eni && d.pod_security_group_mode == EnforcingMode::Strict,
+        }
+    }
+
     /// The family of the node's pods.
     fn family(&self) -> Family {
         if self.modes.ipv6 { Family::V6 } else { Family::V4 }
@@ -153,17 +168,10 @@ impl KernelNetwork {
 
 impl HostNetwork for KernelNetwork {
     fn set_up_host(&self, primary_mac: &str, primary_ip: Ipv4Addr, vpc: &[Ipv4Net]) -> Result<(), String> {
-        let d = &self.datapath;
         let config = host::HostConfig {
-            mtu: d.eni_mtu,
-            node_port: d.node_port_support,
-            external_snat: d.external_snat,
-            mark: d.connmark,
             // The init container's to choose: what it chose stays.
             disable_tcp_early_demux: sysctl::get("net/ipv4/tcp_early_demux").is_ok_and(|value| value == "0"),
-            family: self.family(),
-            v6_egress: self.modes.v6_egress,
-            strict_branches: self.modes.pod_eni && d.pod_security_group_mode == EnforcingMode::Strict,
+            ..self.host_config()
         };
         let primary_mac = mac(primary_mac)?;
         let link = host::set_up(&config, primary_mac).map_err(|e| e.to_string())?;
@@ -172,7 +180,7 @@ impl HostNetwork for KernelNetwork {
         if self.modes.ipv6 {
             return Ok(());
         }
-        if let Err(error) = host::set_external_services(&d.external_service_cidrs) {
+        if let Err(error) = host::set_external_services(&self.datapath.external_service_cidrs) {
             tracing::warn!("rules of AWS_EXTERNAL_SERVICE_CIDRS: {error}");
         }
         Ok(())

@@ -318,7 +318,15 @@ mod tests {
 
     fn facts(addresses: Vec<AddressInfo>) -> EniFacts {
         let mac = Some(MacAddr([2, 0, 0, 0, 0, 9]));
-        let link = LinkInfo { index: 3, name: "eth1".to_owned(), mac, mtu: 9001, up: true, peer_index: None };
+        let link = LinkInfo {
+            index: 3,
+            name: "eth1".to_owned(),
+            mac,
+            mtu: 9001,
+            up: true,
+            peer_index: None,
+            peer_elsewhere: false,
+        };
         EniFacts { link, addresses, routes: Vec::new(), rules: Vec::new() }
     }
 

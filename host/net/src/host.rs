@@ -8,6 +8,7 @@ use crate::kernel::Kernel;
 use crate::mac::MacAddr;
 use crate::netlink::reply::LinkInfo;
 use crate::plan::{OnFailure, Op, Side, Step, apply};
+use crate::pod::MAX_MTU;
 use crate::rule::{Family, PRIORITY_EXTERNAL_SERVICE, PRIORITY_FWMARK, PRIORITY_LOCAL, PRIORITY_LOCAL_STRICT, Rule};
 use crate::table;
 
@@ -39,7 +40,7 @@ pub struct HostConfig {
 impl HostConfig {
     /// Where no variable is set.
     pub const DOCUMENTED: Self = Self {
-        mtu: 9001,
+        mtu: MAX_MTU,
         node_port: true,
         external_snat: false,
         mark: 0x80,
@@ -288,7 +289,15 @@ mod tests {
 
     #[test]
     fn a_right_link_is_left_alone() {
-        let primary = LinkInfo { index: 2, name: "eth0".into(), mac: None, mtu: 9001, up: true, peer_index: None };
+        let primary = LinkInfo {
+            index: 2,
+            name: "eth0".into(),
+            mac: None,
+            mtu: 9001,
+            up: true,
+            peer_index: None,
+            peer_elsewhere: false,
+        };
         assert_eq!(plan_link(&CONFIG, &primary), None);
         assert!(plan_link(&CONFIG, &LinkInfo { mtu: 1500, ..primary }).is_some());
     }

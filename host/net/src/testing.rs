@@ -135,18 +135,18 @@ impl Inventory {
         differences
     }
 
-    /// Waits until `now` shows nothing else than this: the kernel takes namespaces apart in its own time.
+    /// Waits until `now` shows nothing else than this, after `what`: the kernel takes namespaces apart in its own time.
     ///
     /// # Panics
     /// What differs after a minute: one thread of the kernel does it for all namespaces.
-    pub fn is_reached_by(&self, now: impl Fn() -> Self) {
+    pub fn is_reached_by(&self, what: &str, now: impl Fn() -> Self) {
         let begun = Instant::now();
         loop {
             let differences = self.differences(&now());
             if differences.is_empty() {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "{differences:?}");
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {differences:?}");
             thread::sleep(Duration::from_millis(20));
         }
     }

@@ -35,13 +35,14 @@ pub(crate) fn sizes(mut sizes: Sizes, node: &Node) -> Result<Sizes, Failure> {
     Ok(sizes)
 }
 
-/// A plan whose growth is all senseless is as good as none: while pods wait for it, that is a failure like any other.
+/// A plan whose growth is all senseless is as good as none: while pods wait for what is not on its way either, that is a
+/// failure like any other.
 pub(crate) fn plan(mut plan: Plan, node: &Node) -> Result<Plan, Failure> {
     at_most("grow", &plan.grow, Limits::ANSWER_ITEMS)?;
     at_most("remove", &plan.remove, Limits::ANSWER_ITEMS)?;
     at_most("release", &plan.release, Limits::ANSWER_CIDRS)?;
     at_most("drain", &plan.drain, Limits::ANSWER_CIDRS)?;
-    if node.cards.iter().any(|card| card.waiting > 0)
+    if node.cards.iter().any(|card| card.waiting > card.ips_in_flight)
         && let Some(growth) = senseless_growth(node, &plan)
     {
         return Err(Failure::Nonsense(format!("pods wait, and nothing that it asks for can be: {growth}")));
@@ -109,6 +110,9 @@ mod tests {
         let said = plan(senseless, &node).unwrap_err().to_string();
         let wanted = "pods wait, and nothing that it asks for can be: assign 3 ip on eni-nope: I12: unknown id";
         assert!(said.ends_with(wanted), "{said}");
+        node.cards[0].ips_in_flight = 1;
+        assert!(plan(planned(vec![assign(&here, 0)]), &node).is_ok(), "what pods wait for is on its way");
+        node.cards[0].ips_in_flight = 0;
         // To want nothing is the policy's right; what only cannot be done now is no nonsense.
         assert!(plan(Plan::default(), &node).is_ok());
         assert!(plan(planned(vec![assign("eni-nope", 3), assign(&here, 1)]), &node).is_ok());

@@ -7,6 +7,7 @@ use ring::node::end_namespace;
 use ring::shell::in_netns;
 use ring::{Node, Options, Pod, traffic};
 use rustix::process::Signal;
+use serde_json::json;
 
 const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
 const VPC_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 200, 10));
@@ -207,4 +208,17 @@ fn check_tells_what_is_missing() {
         node.remove_pod(pod).unwrap();
     }
     no_trace_of(&node, &pods);
+}
+
+#[test]
+fn an_interface_that_others_attach_is_known_soon() {
+    if !ring::skip::can_run("an_interface_that_others_attach_is_known_soon", PROGRAMS) {
+        return;
+    }
+    let (node, _) = small_node(1, &[]);
+    let attach = json!({"instance": "i-0c3f1a9d27b6e4851"});
+    let attached = node.sim_do(&json!({"attach_interface": attach})).unwrap();
+    let eni = attached["eni"].as_str().unwrap();
+    // Without the kernel's news a look every ten minutes finds it.
+    node.wait_for("it is known", 3 * MINUTE, |n| Ok(n.enis()?["ENIs"][eni].is_object())).unwrap();
 }

@@ -162,7 +162,7 @@ fn gc_leaves_the_living_and_the_rules_of_others() {
         }
         // A pod whose namespace goes without a DEL.
         drop(pod);
-        empty.is_reached_by(|| {
+        empty.is_reached_by(kind.0, || {
             gc(&world);
             world.node.inventory()
         });

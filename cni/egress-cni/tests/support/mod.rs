@@ -260,7 +260,7 @@ impl World {
 
     /// Waits until nothing is left compared with `before`: the kernel takes namespaces apart in its own time.
     pub fn settles_to(&self, before: &Inventory) {
-        before.is_reached_by(|| self.inventory());
+        before.is_reached_by(&format!("{:?}", self.kind), || self.inventory());
     }
 
     /// Talks TCP and UDP from a pod to the outside and back; tells who the pod seemed to be there, for each.

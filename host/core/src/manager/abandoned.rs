@@ -89,12 +89,20 @@ impl Manager {
             }
             (Search::Clear { rest, .. }, Ok(Answer::Done)) => self.clear_abandoned(now, id, rest),
             (Search::Clear { request, rest }, Err(error)) => {
-                if matches!(request, Request::DeleteNetworkInterface { .. }) && error.kind != ErrorKind::NotFound {
-                    self.count(Counter::CleanUpFailed(CleanUp::LeftOver, error.code.clone()));
-                    self.log(Level::Warn, format!("another's left-over was not deleted: {error}"));
+                let deletes = matches!(request, Request::DeleteNetworkInterface { .. });
+                if error.kind != ErrorKind::NotFound {
+                    let what = if deletes { "deleted" } else { "given a time of creation" };
+                    self.log(Level::Warn, format!("another's left-over was not {what}: {error}"));
+                    if deletes {
+                        self.count(Counter::CleanUpFailed(CleanUp::LeftOver, error.code.clone()));
+                    }
                 }
-                // Others would fare no better.
-                if !matches!(error.kind, ErrorKind::Throttled | ErrorKind::Unauthorized | ErrorKind::Unknown) {
+                let others_too = match error.kind {
+                    ErrorKind::Throttled | ErrorKind::Unknown => true,
+                    ErrorKind::Unauthorized => deletes,
+                    _ => false,
+                };
+                if !others_too {
                     self.clear_abandoned(now, id, rest);
                 }
             }

@@ -8,7 +8,7 @@ use super::jobs::SUBNETS_FRESH;
 use super::{CALLS_PER_MINUTE, Level, Manager, Now};
 use crate::cloud::{Request, SubnetFacts};
 use crate::policy::Standing;
-use crate::subnets;
+use crate::subnets::{self, Blame};
 
 /// Nothing else having listed the subnets, their tags are read again after so long: two calls an hour.
 const TAGS_EVERY: Duration = Duration::from_secs(1800);
@@ -73,18 +73,12 @@ impl Manager {
         let super::Settings { cluster_name, subnet_discovery, instance, .. } = &self.settings;
         let why = |s: &SubnetFacts| {
             let blame = subnets::blame(&s.tags, s.id == instance.subnet, cluster_name, *subnet_discovery);
-            blame.or_else(|| (!self.of_family(&s.id)).then(|| "it has no IPv6 block".to_owned()))
+            blame.or_else(|| (!self.of_family(&s.id)).then_some(Blame::NoIpv6Block))
         };
-        let blamed: Vec<(&str, String)> = self.subnets.iter().filter_map(|s| Some((s.id.as_str(), why(s)?))).collect();
+        let blamed: Vec<(&str, Blame)> = self.subnets.iter().filter_map(|s| Some((s.id.as_str(), why(s)?))).collect();
         let primary = self.subnets.iter().find(|s| s.id == instance.subnet);
         let primary_excluded = primary.is_some_and(|s| self.subnet_standing(s) == Standing::Forbidden);
-        let why = subnets::none_eligible(*subnet_discovery, !self.subnets.is_empty(), primary_excluded, &blamed);
-        // Without discovery another subnet's tag helps nobody; nor does it where another tag is to blame.
-        let by_role = |(_, why): &(&str, String)| why.contains(subnets::ROLE_TAG);
-        if *subnet_discovery && (blamed.is_empty() || blamed.iter().any(by_role)) {
-            return format!("{why}; give a subnet of this zone the tag {}=1", subnets::ROLE_TAG);
-        }
-        why
+        subnets::none_eligible(*subnet_discovery, !self.subnets.is_empty(), primary_excluded, &blamed)
     }
 
     /// An interface serves new pods unless its subnet is tagged out, or EC2 has not confirmed it as ours, or it could not be

@@ -14,6 +14,13 @@ fn network(pairs: &[(&str, &str)]) -> KernelNetwork {
     KernelNetwork::new(&Config::read(&environment).0, 4, Metrics::new("test"))
 }
 
+#[test]
+fn without_variables_the_host_is_as_documented() {
+    let environment: Environment = [("ENABLE_IPv4", "true")].into_iter().collect();
+    let network = KernelNetwork::new(&Config::read(&environment).0, 4, Metrics::new("test"));
+    assert_eq!(network.host_config(), host::HostConfig::DOCUMENTED);
+}
+
 fn node(test: &str) -> Option<Namespace> {
     let node = Namespace::new(test)?;
     node.attach("eth0", PRIMARY);

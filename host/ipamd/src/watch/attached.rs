@@ -12,8 +12,8 @@ pub(super) fn tells(news: &News) -> Option<Event> {
         News::Overrun => Some(Event::LinksMissed),
         News::Link { link, gone } => {
             let mac = link.mac?.to_string();
-            if link.peer_index.is_some() {
-                // What hangs on an interface has its address, and is not the interface: a VLAN, an ipvlan, a pod's end.
+            if link.peer_index.is_some() && !link.peer_elsewhere {
+                // What hangs on an interface here has its address, and is not the interface: a VLAN, an ipvlan.
                 return None;
             }
             if *gone {
@@ -34,7 +34,15 @@ mod tests {
     fn devices_are_told_of_and_what_pods_bring_is_not() {
         let news = |name: &str, gone| {
             let mac = Some("0a:00:00:00:00:0F".parse().unwrap());
-            let link = LinkInfo { index: 3, name: name.to_owned(), mac, mtu: 9001, up: true, peer_index: None };
+            let link = LinkInfo {
+                index: 3,
+                name: name.to_owned(),
+                mac,
+                mtu: 9001,
+                up: true,
+                peer_index: None,
+                peer_elsewhere: false,
+            };
             tells(&News::Link { link, gone })
         };
         for name in ["eth1", "ens6", "enp0s6"] {
@@ -46,7 +54,15 @@ mod tests {
         assert!(matches!(news("wan", true), Some(Event::LinkWent { .. })), "whatever it was called since");
         for gone in [false, true] {
             let mac = Some("0a:00:00:00:00:0f".parse().unwrap());
-            let link = LinkInfo { index: 4, name: "eth1.5".to_owned(), mac, mtu: 9001, up: true, peer_index: Some(3) };
+            let link = LinkInfo {
+                index: 4,
+                name: "eth1.5".to_owned(),
+                mac,
+                mtu: 9001,
+                up: true,
+                peer_index: Some(3),
+                peer_elsewhere: false,
+            };
             assert!(tells(&News::Link { link, gone }).is_none(), "a VLAN on an interface");
         }
         assert!(matches!(tells(&News::Overrun), Some(Event::LinksMissed)));

@@ -30,6 +30,8 @@ pub struct LinkInfo {
     pub up: bool,
     /// Index of the interface it hangs on; for a veth its peer, in the peer's namespace.
     pub peer_index: Option<u32>,
+    /// That one is in another namespace.
+    pub peer_elsewhere: bool,
 }
 
 /// An address of an interface.
@@ -69,12 +71,15 @@ pub struct NeighbourInfo {
 pub fn link(payload: &[u8]) -> Option<LinkInfo> {
     let header: &[u8; 16] = payload.first_chunk()?;
     let mut name = None;
-    let (mut mac, mut mtu, mut peer_index) = (None, 0, None);
+    let (mut mac, mut mtu, mut peer_index, mut peer_elsewhere) = (None, 0, None, false);
     each(&payload[16..], |kind, value| match kind {
         1 => mac = value.try_into().ok().map(MacAddr),
         3 => name = text(value),
         4 => mtu = u32_of(value).unwrap_or(0),
-        5 => peer_index = u32_of(value),
+        // 0 while a veth has no peer yet.
+        5 => peer_index = u32_of(value).filter(|index| *index != 0),
+        // IFLA_LINK_NETNSID
+        37 => peer_elsewhere = true,
         _ => {}
     });
     Some(LinkInfo {
@@ -84,6 +89,7 @@ pub fn link(payload: &[u8]) -> Option<LinkInfo> {
         mtu,
         up: u32_of(&header[8..12])? & IFF_UP != 0,
         peer_index,
+        peer_elsewhere,
     })
 }
 

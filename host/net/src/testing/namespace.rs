@@ -124,7 +124,7 @@ impl Namespace {
 
     /// Waits until nothing is left compared with `before`: the kernel takes namespaces apart in its own time.
     pub fn settles_to(&self, before: &Inventory) {
-        before.is_reached_by(|| self.inventory());
+        before.is_reached_by("left over", || self.inventory());
     }
 
     /// What the kernel tells of changes of links, addresses, routes and rules inside while `work` runs.

@@ -172,7 +172,8 @@ impl<'a> Node<'a> {
             rule_configured: choice.rule_configured,
             trunk: eni["trunk"] == true,
         };
-        let link = LinkInfo { index, name, mac: Some(mac), mtu: 1500, up: false, peer_index: None };
+        let link =
+            LinkInfo { index, name, mac: Some(mac), mtu: 1500, up: false, peer_index: None, peer_elsewhere: false };
         let facts = EniFacts { link, addresses: Vec::new(), routes: Vec::new(), rules: kernel.rules(self.family) };
         eni::carry_out(&setup, &facts, kernel)
     }

@@ -184,8 +184,15 @@ pub(super) fn eni_setup(case: &Case) -> Outcome {
         trunk: case.inputs["trunk"] == true,
     };
     // As EC2 attaches one: down, with an MTU of its own.
-    let link =
-        LinkInfo { index: 3, name: case.text("link").to_owned(), mac: None, mtu: 0, up: false, peer_index: None };
+    let link = LinkInfo {
+        index: 3,
+        name: case.text("link").to_owned(),
+        mac: None,
+        mtu: 0,
+        up: false,
+        peer_index: None,
+        peer_elsewhere: false,
+    };
     let existing = case.inputs["existing_addresses"].as_array().into_iter().flatten();
     let addresses = existing.filter_map(|a| a.as_str()?.parse().ok());
     let addresses =

@@ -41,7 +41,15 @@ mod tests {
     use super::*;
 
     fn link(index: u32, name: &str) -> LinkInfo {
-        LinkInfo { index, name: name.to_owned(), mac: None, mtu: 9001, up: true, peer_index: None }
+        LinkInfo {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            mtu: 9001,
+            up: true,
+            peer_index: None,
+            peer_elsewhere: false,
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ fn own() -> IpPrefix {
 
 fn veth(name: &str) -> LinkInfo {
     let mac = Some(MacAddr([2, 0, 0, 0, 0, 9]));
-    LinkInfo { index: 9, name: name.to_owned(), mac, mtu: 9001, up: true, peer_index: Some(2) }
+    LinkInfo { index: 9, name: name.to_owned(), mac, mtu: 9001, up: true, peer_index: Some(2), peer_elsewhere: false }
 }
 
 fn route() -> RouteInfo {
