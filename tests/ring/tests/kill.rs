@@ -313,6 +313,8 @@ fn kills_under_load(run: &Run) {
         let violations = world.violations.lock().unwrap().clone();
         assert!(violations.is_empty(), "after kill {kill}: {violations:#?}\n{}", node.log_tail(60));
     }
+    let repeated = world.counts.lock().unwrap().get("ADDs repeated").copied().unwrap_or(0);
+    assert!(repeated > run.kills / 4, "hardly a pod lived through a kill: {:?}", world.counts.lock().unwrap());
     // However slow the rounds were: the pods that they would have come to.
     world.generation.fetch_add(1, Ordering::SeqCst);
     world.target.store(4, Ordering::SeqCst);

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use support::guests::{guest, names};
 use support::lab::{Lab, PROGRAMS, lab};
 
+/// One more than there are addresses for.
 const EACH: usize = 2;
+/// Guests that answer, while a pod waits, with a plan that does not grow: that is a policy's right, and the pod is told.
+const ASK_FOR_NOTHING: [&str; 2] = ["release-in-use", "remove-primary"];
 fn policy(node: &Node) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&node.introspect("/v1/policy")?)?)
 }
@@ -53,7 +56,7 @@ fn pods_get_addresses_whatever_the_policy_does() {
     if !ring::skip::can_run("pods_get_addresses_whatever_the_policy_does", PROGRAMS) {
         return;
     }
-    let env = [("WARM_IP_TARGET", "2"), ("MINIMUM_IP_TARGET", "2"), ("RESERVOIR_ADD_WAIT_SECONDS", "10")];
+    let env = [("WARM_IP_TARGET", "1"), ("MINIMUM_IP_TARGET", "1"), ("RESERVOIR_ADD_WAIT_SECONDS", "10")];
     let mut lab = lab("secondary", "c5.4xlarge", &env);
     let objects = Objects::new();
     put_node(&objects, "us-west-2a", 250);
@@ -68,12 +71,12 @@ fn pods_get_addresses_whatever_the_policy_does() {
         // A guest passes its trial while the node has no label, and is provoked by one.
         label(&lab, &objects, &Value::Null);
         failed.push(failures(&lab.node));
-        // Alone the built-in policy keeps as many as are about to come: one that asks for nothing may well refuse what is
-        // beyond. The guest before is forgotten too: no second try of it is taken for the first of this one.
+        // Alone the built-in policy keeps one. The guest before is forgotten too: no second try of it is taken for the
+        // first of this one.
         let _ = fs::remove_file(lab.node.dir().join("policy/policy.wasm"));
         lab.wait_for("the built-in policy has made up for what is gone", |n| {
             let ((held, taken), now) = (n.pool()?, policy(n)?);
-            Ok(now["custom"].is_null() && now["last_load_error"].is_null() && held >= taken + EACH as u64)
+            Ok(now["custom"].is_null() && now["last_load_error"].is_null() && held > taken)
         });
         let before = tries(&lab.node).unwrap();
         put(&lab.node, &guest(&name));
@@ -83,9 +86,13 @@ fn pods_get_addresses_whatever_the_policy_does() {
         for (pod, added) in crowd.iter().zip(lab.add_all(&crowd)) {
             let decisions = || lab.node.introspect("/v1/decisions").unwrap_or_default();
             let last = |text: String| text.lines().rev().take(4).map(str::to_owned).collect::<Vec<_>>().join("\n");
-            added.unwrap_or_else(|why| panic!("{pod} gets no address: {why}\n{}", last(decisions())));
+            match added {
+                Ok(_) => pods += 1,
+                Err(why) if ASK_FOR_NOTHING.contains(&name.as_str()) && why.contains("the policy asks for no more") => {
+                }
+                Err(why) => panic!("{pod} gets no address: {why}\n{}", last(decisions())),
+            }
         }
-        pods += EACH;
         in_force += usize::from(tries(&lab.node).unwrap().0 > before.0);
     }
     label(&lab, &objects, &Value::Null);
@@ -94,6 +101,9 @@ fn pods_get_addresses_whatever_the_policy_does() {
     eprintln!("{} guests, {in_force} were in force, {failing} failed while pods came; {pods} pods", names().len());
     assert!(in_force > names().len() / 2, "most guests pass their trial");
     assert!(failing > names().len() / 4, "and many of them are provoked");
+    let fell_back = policy(&lab.node).unwrap()["counts"]["fell_back"].as_u64().unwrap_or_default();
+    assert!(fell_back as usize > names().len() / 4, "and the built-in policy answers for them: {fell_back}");
+    assert!(pods >= EACH * names().len() - ASK_FOR_NOTHING.len());
     assert_eq!(lab.node.pool().unwrap().1, pods as u64);
     lab.audit();
 }
