@@ -43,9 +43,8 @@ fn plan_card(node: &Node, pool: &Pool<'_>, target: &Targets, plan: &mut Plan) ->
         let missing = div_ceil(wanted - held, pool.unit_ips);
         let mut ways = grow(node, pool, missing);
         let dry = ways.first().is_some_and(|way| matches!(way, Growth::Assign(a) if is_dry(node, &a.eni)));
-        // An interface takes seconds to come, and brings more than it is made with: one more for what it will not hold.
-        let coming = pool.coming_slot_ips();
-        let another = pool.room() && (coming == 0 || pool.needed() > pool.total + pool.free_slot_ips() + coming);
+        // An interface takes seconds to come, and then has slots: meanwhile one more is made for pods alone.
+        let another = pool.room() && (pool.card.enis_in_flight == 0 || pool.needed() > held);
         if dry && another && has_another(node) {
             // EC2 has just had nothing where the interfaces are: what is missing comes with one elsewhere.
             ways.insert(0, create(node, pool));
@@ -229,15 +228,15 @@ mod tests {
     }
 
     #[test]
-    fn one_interface_is_made_at_a_time_unless_more_pods_wait_than_it_takes() {
+    fn one_interface_is_made_at_a_time_unless_more_pods_wait_than_it_brings_addresses() {
         let create = Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: 4 });
         let mut node = node(&[(9, 9)]);
-        node.cards[0].waiting = 5;
-        assert_eq!(plan(&node, 14, 2).grow, std::slice::from_ref(&create));
+        node.cards[0].waiting = 4;
+        assert_eq!(plan(&node, 16, 2).grow, std::slice::from_ref(&create));
         (node.cards[0].enis_in_flight, node.cards[0].ips_in_flight) = (1, 4);
-        assert_eq!(plan(&node, 18, 2).grow, [], "its other slots are filled when it is there");
-        node.cards[0].waiting = 10;
-        assert_eq!(plan(&node, 28, 2).grow, [create]);
+        assert_eq!(plan(&node, 20, 2).grow, [], "what is kept ready comes when its slots are there");
+        node.cards[0].waiting = 5;
+        assert_eq!(plan(&node, 21, 2).grow, [create]);
     }
 
     #[test]

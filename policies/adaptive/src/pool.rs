@@ -92,12 +92,6 @@ impl<'a> Pool<'a> {
         (self.slots - i64::from(eni.slots_used())).max(0)
     }
 
-    /// IPs that the interfaces being made could hold.
-    #[must_use]
-    pub fn coming_slot_ips(&self) -> i64 {
-        i64::from(self.card.enis_in_flight).saturating_mul(self.slots).saturating_mul(self.unit_ips)
-    }
-
     /// IPs that the attached interfaces could hold beside those that they hold.
     #[must_use]
     pub fn free_slot_ips(&self) -> i64 {
