@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::cloud::ErrorKind;
+use crate::cloud::{ConnectionTracking, ErrorKind};
 use crate::ip::{IpNet, Ipv4Net};
 use crate::kube::{EniConfig, Feature, NodeFacts};
 use crate::limits::InstanceLimits;
@@ -51,6 +51,18 @@ fn a_fresh_node_fills_up_to_what_the_policy_wants() {
     w.run(500);
     assert!(w.calls[calls..].iter().all(|c| c == "GetSecurityGroupIDs"), "a settled node calls EC2 no more");
     assert!(w.calls.len() - calls <= 9, "one read of IMDS a minute: {:?}", &w.calls[calls..]);
+}
+
+/// Spec 03 §7.2: what is set on the primary interface holds for the connections of pods on the others too.
+#[test]
+fn a_new_interface_tracks_connections_as_the_primary_does() {
+    let tracking = ConnectionTracking { tcp_established: Some(432_000), udp_stream: Some(180), udp: None };
+    let mut ec2 = Ec2 { free: 100, tracking: Some(tracking), ..Ec2::default() };
+    ec2.enis.insert("eni-0".to_owned(), (Some(0), BTreeSet::new()));
+    let mut w = World::on(ec2, SLOTS + 1, Journal::default());
+    w.run(10);
+    let asked: Vec<_> = w.ec2.tokens.values().map(|c| c.connection_tracking).collect();
+    assert_eq!(asked, [Some(tracking)], "{:?}", w.calls);
 }
 
 #[test]

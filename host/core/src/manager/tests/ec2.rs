@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::SLOTS;
 use crate::cloud::{
-    Answer, AttachedInterface, CloudError, CreateInterface, Device, ErrorKind, Interface, InterfaceAttachment, Request,
-    SubnetFacts,
+    Answer, AttachedInterface, CloudError, ConnectionTracking, CreateInterface, Device, ErrorKind, Interface,
+    InterfaceAttachment, Request, SubnetFacts,
 };
 use crate::ip::{IpNet, Ipv4Net};
 use crate::policy::Unit;
@@ -43,6 +43,8 @@ pub(super) struct Ec2 {
     /// Security groups: the primary's by IMDS, and those of interfaces that do not have sg-1.
     pub(super) primary_groups: Option<Vec<String>>,
     pub(super) groups: BTreeMap<String, Vec<String>>,
+    /// Of the primary interface.
+    pub(super) tracking: Option<ConnectionTracking>,
     /// What was asked for under each client token.
     pub(super) tokens: BTreeMap<String, CreateInterface>,
     /// When those were created that were not created long ago; None: nobody knows.
@@ -136,7 +138,7 @@ impl Ec2 {
                 delete_on_termination: true,
                 status: "attached".to_owned(),
             }),
-            connection_tracking: None,
+            connection_tracking: self.tracking.filter(|_| id == "eni-0"),
         }
     }
 
