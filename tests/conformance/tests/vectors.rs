@@ -15,8 +15,8 @@ fn no_case_fails() {
     assert_eq!(counts.failed, 0, "{}", render(&reports));
 }
 
-/// Nothing of the pool, the checkpoint and the metrics is left out, so that a suite which stops knowing its file is
-/// noticed; and what is better than the reference does not grow by itself.
+/// Nothing of the pool, the checkpoint and the metrics is left out, and no more of the rest than is known to be, so that a
+/// suite which stops knowing its file is noticed; and what is better than the reference does not grow by itself.
 #[test]
 fn nothing_of_the_pool_is_left_out() {
     let reports = run_directories(&[vectors()]).unwrap();
@@ -29,6 +29,8 @@ fn nothing_of_the_pool_is_left_out() {
     assert_eq!(counts("checkpoint.json"), (50, 4, 0, 0), "{}", render(&reports));
     assert_eq!(counts("metrics.json"), (55, 0, 0, 0), "{}", render(&reports));
     assert_eq!(counts("instance-limits.json"), (1391, 0, 0, 0), "{}", render(&reports));
+    assert_eq!(counts("env.json"), (265, 5, 0, 21), "{}", render(&reports));
+    assert_eq!(counts("datapath.json"), (284, 7, 0, 0), "{}", render(&reports));
 }
 
 /// One file as a run of its own.

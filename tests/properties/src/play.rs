@@ -49,6 +49,18 @@ pub struct Outcome {
     pub refused: u64,
 }
 
+impl Outcome {
+    /// What another run came to besides.
+    pub fn add(&mut self, other: &Self) {
+        self.served += other.served;
+        self.created += other.created;
+        self.removed += other.removed;
+        self.released += other.released;
+        self.dropped += other.dropped;
+        self.refused += other.refused;
+    }
+}
+
 struct Node {
     id: NodeId,
     config: NodeConfig,
