@@ -51,9 +51,16 @@ pub(crate) fn plan(mut plan: Plan, node: &Node) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
-pub(crate) fn subnets(ids: Vec<String>) -> Result<Vec<String>, Failure> {
+/// A ranking of nothing but what is not there is none; to want no subnet is the policy's right.
+pub(crate) fn subnets(ids: Vec<String>, node: &Node) -> Result<Vec<String>, Failure> {
     at_most("the ranking", &ids, Limits::ANSWER_ITEMS)?;
-    Ok(ids)
+    let unknown = |id: &String| !node.subnets.iter().any(|subnet| subnet.id == *id);
+    match ids.first() {
+        Some(first) if !node.subnets.is_empty() && ids.iter().all(unknown) => {
+            Err(Failure::Nonsense(format!("the ranking names no subnet of the node: {}", one_line(first, 64))))
+        }
+        _ => Ok(ids),
+    }
 }
 
 fn note(note: Note) -> Note {
@@ -94,8 +101,13 @@ mod tests {
         assert!(
             matches!(plan(huge, &node), Err(Failure::Nonsense(text)) if text.starts_with("release has 8193 entries"))
         );
-        assert!(subnets(vec![String::new(); Limits::ANSWER_ITEMS]).is_ok());
-        assert!(subnets(vec![String::new(); Limits::ANSWER_ITEMS + 1]).is_err());
+        let here = node.subnets[0].id.clone();
+        assert!(subnets(vec![here.clone(); Limits::ANSWER_ITEMS], &node).is_ok());
+        assert!(subnets(vec![here.clone(); Limits::ANSWER_ITEMS + 1], &node).is_err());
+        let said = subnets(vec!["subnet-mistyped".to_owned()], &node).unwrap_err().to_string();
+        assert!(said.ends_with("the ranking names no subnet of the node: subnet-mistyped"), "{said}");
+        assert!(subnets(vec!["subnet-mistyped".to_owned(), here], &node).is_ok());
+        assert!(subnets(vec![], &node).is_ok());
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl<'a> Session<'a> {
             let Some(indices) = &component.subnets else { return not_owned() };
             let guest = indices.load(&mut *store, instance)?;
             let ids = guest.call_rank(&mut *store, &facts.wit, &given, convert::create_eni(request))?;
-            Ok(answer::of(ids, |ids| answer::subnets(ids).map(Answer::Subnets)))
+            Ok(answer::of(ids, |ids| answer::subnets(ids, facts.node).map(Answer::Subnets)))
         })
     }
 
