@@ -133,19 +133,21 @@ pub fn check(node: &Node, plan: &Plan, under_way: &UnderWay) -> Checked {
 }
 
 /// Why none of the growth that a plan asks for can be done, where each way names what is not there or asks for nothing
-/// (I12): no circumstance is to blame, and another time it would be the same. None where one way is open to question.
+/// (I12): no circumstance is to blame, and another time it would be the same. None while growth is not open.
 #[must_use]
 pub fn senseless_growth(node: &Node, plan: &Plan) -> Option<String> {
-    let mut first = None;
-    for growth in plan.grow.iter().take(MAX_ACTIONS) {
-        match check_growth(node, growth, &UnderWay::default()) {
-            Err(reason) if reason.starts_with("I12") => {
-                first.get_or_insert_with(|| format!("{}: {reason}", describe(growth)));
-            }
-            _ => return None,
-        }
+    if node.gates.grow != Gate::Open || !plan.grow.iter().all(|growth| senseless(node, growth).is_some()) {
+        return None;
     }
-    first
+    plan.grow.first().map(|growth| format!("{}: {}", describe(growth), senseless(node, growth).unwrap_or_default()))
+}
+
+fn senseless(node: &Node, growth: &Growth) -> Option<&'static str> {
+    let (unknown, count) = match growth {
+        Growth::Assign(a) => (node.enis.iter().all(|e| e.id != a.eni).then_some("I12: unknown id"), a.count),
+        Growth::CreateEni(c) => (node.cards.iter().all(|k| k.index != c.card).then_some("I12: unknown card"), c.count),
+    };
+    unknown.or((count == 0).then_some("I12: a count of 0"))
 }
 
 fn check_growth(node: &Node, growth: &Growth, under_way: &UnderWay) -> Result<Growth, String> {

@@ -74,7 +74,7 @@ fn note(note: Note) -> Note {
 
 #[cfg(test)]
 mod tests {
-    use reservoir_core::policy::{Assign, Gate, Growth, Unit};
+    use reservoir_core::policy::{Assign, CreateEni, Gate, Growth, Unit};
 
     use super::*;
 
@@ -122,6 +122,9 @@ mod tests {
         let said = plan(senseless, &node).unwrap_err().to_string();
         let wanted = "pods wait, and nothing that it asks for can be: assign 3 ip on eni-nope: I12: unknown id";
         assert!(said.ends_with(wanted), "{said}");
+        node.cards[0].max_enis = 1;
+        let full = Growth::CreateEni(CreateEni { card: 0, unit: Unit::Ip, count: 0 });
+        assert!(plan(planned(vec![full]), &node).is_err(), "that the card is full besides does not excuse it");
         node.cards[0].ips_in_flight = 1;
         assert!(plan(planned(vec![assign(&here, 0)]), &node).is_ok(), "what pods wait for is on its way");
         node.cards[0].ips_in_flight = 0;
