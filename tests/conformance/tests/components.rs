@@ -218,9 +218,17 @@ fn a_guest_of_contract_0_1_keeps_working() {
     };
     assert_eq!(session.planning(&Context::default(), &sizes.targets).result, Ok(Answer::Planning(plan)));
 
+    // This guest ranks one subnet, named as the request that it was given.
+    // A ranking that names no subnet of the node is nonsense, so that this
+    // node has a subnet of that name.
     let request = CreateEni { card: 24, unit: Unit::Prefix, count: 43 };
-    let ranked = vec!["CreateEni { card: 24, unit: Unit::Prefix, count: 43 }".to_owned()];
-    assert_eq!(session.subnets(&Context::default(), &request).result, Ok(Answer::Subnets(ranked)));
+    let told = "CreateEni { card: 24, unit: Unit::Prefix, count: 43 }";
+    let mut node = every_field();
+    node.subnets[0].id = told.to_owned();
+    let facts = Facts::of(&node);
+    let mut ranking = Session::new(&component, &facts, By::Custom);
+    let ranked = ranking.subnets(&Context::default(), &request).result;
+    assert_eq!(ranked, Ok(Answer::Subnets(vec![told.to_owned()])));
 
     let refused = session.sizing(&settings(&[("refuse", "in my words")])).result;
     assert_eq!(refused, Err(Failure::Error("in my words".to_owned())));
