@@ -152,6 +152,9 @@ fn senseless(node: &Node, growth: &Growth) -> Option<&'static str> {
 
 fn check_growth(node: &Node, growth: &Growth, under_way: &UnderWay) -> Result<Growth, String> {
     gate(node.gates.grow, "I7")?;
+    if let Some(reason) = senseless(node, growth) {
+        return Err(reason.to_owned());
+    }
     match growth {
         Growth::Assign(a) => {
             let eni = node.enis.iter().find(|e| e.id == a.eni).ok_or("I12: unknown id")?;
@@ -221,7 +224,6 @@ fn gate(gate: Gate, rule: &str) -> Result<(), String> {
 
 fn cut(count: u32, room: u32) -> Result<u32, String> {
     match count.min(room) {
-        0 if count == 0 => Err("I12: a count of 0".to_owned()),
         0 => Err("I5: no free slot".to_owned()),
         n => Ok(n),
     }
