@@ -14,6 +14,10 @@ use crate::netns::Netns;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
+/// How often TCP says goodbye for a program that is gone (ip-sysctl.rst). A connection whose other end cannot be reached
+/// any more keeps its namespace, with all interfaces, for 100 s by default: no test waits so long for it to be gone.
+const ORPHAN_RETRIES: &str = "ipv4/tcp_orphan_retries";
+
 /// A network namespace of the test's own; gone when dropped. What cannot be done in it fails the test.
 #[derive(Debug)]
 pub struct Namespace {
@@ -40,6 +44,7 @@ impl Namespace {
         }
         let namespace = Self { name, is_owner: true };
         namespace.ip("link set lo up");
+        namespace.sysctl(ORPHAN_RETRIES, "1");
         Ok(namespace)
     }
 
