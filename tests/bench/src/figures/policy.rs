@@ -60,7 +60,9 @@ fn empty() -> Result<Vec<u8>> {
 pub(super) fn component(module: &str, world: &str) -> Result<Vec<u8>> {
     let mut module = wat::parse_str(module)?;
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("policy.wit", include_str!("../../../../wit/policy.wit"))?;
+    let contract =
+        concat!(include_str!("../../../../wit/policy.wit"), "\n", include_str!("../../../guests/worlds.wit"));
+    let package = resolve.push_str("policy.wit", contract)?;
     let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     ComponentEncoder::default().module(&module)?.validate(true).encode()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use reservoir_core::kube::EniConfig;
-use reservoir_core::policy::{CreateEni, Node, Unit};
+use reservoir_core::policy::{CreateEni, Family, Node, Unit};
 use reservoir_core::validate::{self, UnderWay};
 use reservoir_policy::{Options, Policies};
 use reservoir_sim::model::config::{Config, DelaysConfig, InstanceConfig};
@@ -14,7 +14,7 @@ use reservoir_sim::node::workload::{self, Pod};
 use reservoir_sim::node::{Decision, Keep, NodeConfig, NodeId, Policy, World};
 
 use crate::samples::Samples;
-use crate::table::{Row, Table};
+use crate::table::{Goal, Row, Table};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
 const ROUNDS: usize = 1000;
@@ -57,6 +57,8 @@ fn account(mode: &str, instance_type: &str) -> Result<(Config, NodeConfig)> {
     let mut node = NodeConfig::new(INSTANCE, instance_type)?;
     match mode {
         "prefix" => node.unit = Unit::Prefix,
+        "ipv6" => (node.family, node.unit) = (Family::Ipv6, Unit::Prefix),
+        "multinic" => node.cards = (0..u32::try_from(node.limits.cards.len())?).collect(),
         "custom" => {
             let (name, subnet) = ("pods".to_owned(), preset::PODS.to_owned());
             node.eni_config = Some(EniConfig { name, subnet, security_groups: Vec::new() });
@@ -68,8 +70,16 @@ fn account(mode: &str, instance_type: &str) -> Result<(Config, NodeConfig)> {
 
 /// Snapshot, sizing, planning, check: one round on a full node, by mode and size.
 pub fn rounds(table: &mut Table) -> Result<()> {
-    for mode in ["secondary", "prefix", "custom", "discovery"] {
-        for instance_type in ["m5.large", "c5.4xlarge", "c5.18xlarge"] {
+    const SIZES: [&str; 3] = ["m5.large", "c5.4xlarge", "c5.18xlarge"];
+    for (mode, sizes) in [
+        ("secondary", &SIZES[..]),
+        ("prefix", &SIZES),
+        ("custom", &SIZES),
+        ("discovery", &SIZES),
+        ("ipv6", &SIZES),
+        ("multinic", &["c6in.32xlarge"]),
+    ] {
+        for instance_type in sizes {
             let (account, mut node) = account(mode, instance_type)?;
             node.max_pods = 737;
             let capacity = node.shape(DAY).capacity;
@@ -107,10 +117,11 @@ fn one_node(account: &Config, node: NodeConfig, policy: Box<dyn Policy>) -> Resu
     Ok((world, id))
 }
 
-/// Days of a node with about 2,000 pod starts, each workload once.
+/// A day of a node, each workload once.
 pub fn days(table: &mut Table) -> Result<()> {
-    let days = |policy: fn() -> Result<Box<dyn Policy>>| -> Result<(f64, u64)> {
-        let (mut took, mut pods) = (Duration::ZERO, 0);
+    // Each workload with its time and its pods.
+    let days = |policy: fn() -> Result<Box<dyn Policy>>| -> Result<Vec<(&str, Duration, u64)>> {
+        let mut all = Vec::new();
         for workload in workload::ALL {
             let (account, node) = account("secondary", "c5.4xlarge")?;
             let list = (workload.pods)(1, node.shape(DAY));
@@ -118,18 +129,23 @@ pub fn days(table: &mut Table) -> Result<()> {
             world.add_pods(id, list);
             let begun = Instant::now();
             world.run_until(DAY);
-            took += begun.elapsed();
+            let took = begun.elapsed();
             if let Some(finding) = world.findings().first() {
                 bail!("{}: {finding}", workload.name);
             }
-            pods += world.score(id).pods;
+            all.push((workload.name, took, world.score(id).pods));
         }
-        Ok((workload::ALL.len() as f64 / took.as_secs_f64(), pods))
+        Ok(all)
     };
-    let (simple, _) = days(|| Ok(Box::new(Keep(10))))?;
-    let (ours, pods) = days(built_in)?;
-    let figure = format!("node-days per second, {} workloads, {pods} pods in all", workload::ALL.len());
-    table.push(Row::new("days", figure, "1/s", Some(ours)).floor("a policy of ten lines, native", Some(simple)));
+    let (simple, ours) = (days(|| Ok(Box::new(Keep(10))))?, days(built_in)?);
+    for ((name, took, pods), (_, floor, _)) in ours.into_iter().zip(simple) {
+        let figure = format!("a node-day, {name}, {pods} pod starts");
+        table.push(
+            Row::new("days", figure, "s", Some(took.as_secs_f64()))
+                .floor("a policy of ten lines, native", Some(floor.as_secs_f64()))
+                .goal(Goal::AtMost(0.5)),
+        );
+    }
     Ok(())
 }
 
