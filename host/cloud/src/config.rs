@@ -1,12 +1,15 @@
 //! How to reach AWS. Plain data: reading the environment is the daemon's business.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
 use reservoir_core::cloud::CloudError;
 
-use crate::imds::ImdsConfig;
+use crate::ec2::retry;
+use crate::http::read_bundle;
+use crate::imds::{Imds, ImdsConfig};
 
 /// Where AWS is and how long to wait for it (spec 03 §1.2). What is not here (credentials, `AWS_MAX_ATTEMPTS`,
 /// `AWS_ENDPOINT_URL`, proxies, …) the SDK's own loaders take from the environment.
@@ -40,12 +43,57 @@ impl Default for CloudConfig {
 /// A setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{variable}={value:?} is not an endpoint: {reason}; give a URL such as {example}")]
     Endpoint { variable: &'static str, value: String, reason: String, example: &'static str },
-    #[error("{variable}={value:?} is not {expected}")]
     Value { variable: &'static str, value: String, expected: &'static str },
-    #[error("AWS_CA_BUNDLE={path:?} holds no certificates to trust: {reason}; give a file of PEM certificates")]
     CaBundle { path: PathBuf, reason: String },
+}
+
+impl CloudConfig {
+    /// All that cannot work, of what is given here and in the SDK's variables that are read here. Nothing is sent.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ConfigError> {
+        [
+            Imds::new(&self.imds).err(),
+            self.ec2_url().err(),
+            self.ca_bundle.as_deref().and_then(|path| read_bundle(path).err()),
+            retry::of_environment().err(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// The URL of `AWS_EC2_ENDPOINT`; empty is unset.
+    pub(crate) fn ec2_url(&self) -> Result<Option<Uri>, ConfigError> {
+        let url = self.ec2_endpoint.as_deref().filter(|url| !url.trim().is_empty());
+        url.map(|url| endpoint("AWS_EC2_ENDPOINT", url, &["http", "https"], "https://ec2.us-west-2.amazonaws.com"))
+            .transpose()
+    }
+}
+
+impl ConfigError {
+    /// The variable, its value, and what is wrong with it.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, String, String) {
+        match self {
+            Self::Endpoint { variable, value, reason, example } => {
+                (variable, value.clone(), format!("not an endpoint: {reason}; give a URL such as {example}"))
+            }
+            Self::Value { variable, value, expected } => (variable, value.clone(), format!("not {expected}")),
+            Self::CaBundle { path, reason } => (
+                "AWS_CA_BUNDLE",
+                path.display().to_string(),
+                format!("holds no certificates to trust: {reason}; give a file of PEM certificates"),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (variable, value, wrong) = self.parts();
+        write!(f, "{variable}={value:?}: {wrong}")
+    }
 }
 
 /// Why there is no [`crate::AwsCloud`].

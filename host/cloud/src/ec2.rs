@@ -3,7 +3,7 @@
 mod answer;
 mod client;
 mod error;
-mod retry;
+pub(crate) mod retry;
 #[cfg(test)]
 mod tests;
 

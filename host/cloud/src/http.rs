@@ -38,7 +38,7 @@ struct LazyTls {
 impl LazyTlsClient {
     /// Trusts the certificates in `ca_bundle`, or else the system's.
     pub(crate) fn new(ca_bundle: Option<&Path>) -> Result<Self, ConfigError> {
-        let bundle = ca_bundle.filter(|path| !path.as_os_str().is_empty()).map(read_bundle).transpose()?;
+        let bundle = ca_bundle.map(read_bundle).transpose()?;
         Ok(Self {
             plain: client(|builder| builder.proxy_config(ProxyConfig::from_env()).build_http()),
             direct: client(|builder| builder.proxy_config(ProxyConfig::disabled()).build_http()),
@@ -68,7 +68,7 @@ impl LazyTls {
 }
 
 /// Checks what the TLS library would not survive: it takes each certificate for well-formed.
-fn read_bundle(path: &Path) -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn read_bundle(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let refuse = |reason: String| ConfigError::CaBundle { path: path.to_owned(), reason };
     let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
     let mut trusted = RootCertStore::empty();

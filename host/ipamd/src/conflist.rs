@@ -58,7 +58,7 @@ pub enum ConflistError {
     /// Egress to IPv4 needs the address that is put in the packets.
     #[error("the node's IPv4 address is not known: the metadata service does not tell local-ipv4")]
     NoIpv4,
-    #[error("the template is no CNI network list in JSON: {0}")]
+    #[error("the template is no CNI network list in JSON")]
     Template(#[source] serde_json::Error),
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use reservoir_cloud::{AwsCloud, Cloud, CloudConfig};
+use reservoir_cloud::{AwsCloud, Cloud};
 use reservoir_core::cloud::{Answer, AttachedInterface, CloudError, Instance, Request};
 use reservoir_core::kube::EniConfigKeys;
 use reservoir_core::limits::{CardLimits, Hypervisor, InstanceLimits, trunk_compatible};
@@ -22,7 +22,7 @@ use reservoir_kube::{KubeConfig, Kubernetes};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::aws::Sdk;
+use crate::aws::{self, Sdk};
 use crate::clock::{self, Clock};
 use crate::cloud::Guarded;
 use crate::config::{Config, Effective, HostNetwork as Network, max_pods};
@@ -224,7 +224,7 @@ async fn start(
     metrics: &Metrics,
     clock: Clock,
 ) -> Result<Running> {
-    let (cloud, instance) = AwsCloud::connect(cloud_config(config, sdk)).await.context("IMDS")?;
+    let (cloud, instance) = AwsCloud::connect(aws::cloud_config(config, sdk)).await?;
     let cloud: Arc<dyn Cloud> =
         Arc::new(Guarded::new(Arc::new(cloud), kubernetes.clone(), config.provisioning.imds_only));
     tracing::info!(
@@ -415,16 +415,6 @@ fn limits_of_attached(attached: &[AttachedInterface]) -> InstanceLimits {
         hypervisor: Hypervisor::Nitro,
         bare_metal: false,
         cards: cards.iter().map(|c| CardLimits { index: *c, max_enis: on(*c) }).collect(),
-    }
-}
-
-fn cloud_config(config: &Config, sdk: Sdk) -> CloudConfig {
-    CloudConfig {
-        imds: sdk.imds,
-        ca_bundle: sdk.ca_bundle,
-        ec2_endpoint: config.identity.ec2_endpoint.clone(),
-        http_timeout: config.identity.http_timeout,
-        version: config.identity.cni_version.clone(),
     }
 }
 

@@ -12,7 +12,7 @@ use reservoir_core::kube::{EniConfigKeys, NodeFacts};
 use reservoir_kube::probe::{Need, come_back, reach};
 use reservoir_kube::{Absent, Cluster, ConfigError, KubeConfig, Kubernetes, Proxies};
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Report};
 use crate::pool::Pool;
 
 /// How long a start that can do without the API server looks for the Node's facts. A server that is there answers in
@@ -55,18 +55,32 @@ pub fn need(config: &Config) -> Need {
     if modes.pod_eni || modes.custom_networking || modes.annotate_pod_ip { Need::Required } else { Need::Optional }
 }
 
+/// Adds to `report` what keeps the Node's objects from being read, as far as the environment shows it.
+pub fn check(config: &Config, kube: &KubeConfig, report: &mut Report) {
+    let modes = &config.modes;
+    for (name, needed) in
+        [("ENABLE_POD_ENI", modes.pod_eni), ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", modes.custom_networking)]
+    {
+        if needed && kube.node_name.is_empty() {
+            let wrong =
+                format!("unset, and {name} needs the node's objects; set it from the downward API (spec.nodeName)");
+            report.fatal("MY_NODE_NAME", None, wrong);
+        }
+    }
+    if let Err(wrong) = kube.check_endpoint() {
+        let value = kube.endpoint.as_deref();
+        match need(config) {
+            Need::Required => report.fatal("CLUSTER_ENDPOINT", value, wrong),
+            Need::Optional => report.warn("CLUSTER_ENDPOINT", value, format!("{wrong}; the API server is not used")),
+        }
+    }
+}
+
 /// The client, or, where one is not required, somebody who says why there is none.
 ///
 /// # Errors
 /// One is required and cannot be made.
 async fn connect(config: &Config, kube: &KubeConfig) -> Result<Arc<dyn Kubernetes>> {
-    let modes = &config.modes;
-    if (modes.pod_eni || modes.custom_networking) && kube.node_name.is_empty() {
-        return Err(anyhow!(
-            "MY_NODE_NAME is not set, and ENABLE_POD_ENI and AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG need the node's objects; \
-             set it from the downward API (spec.nodeName)"
-        ));
-    }
     match Cluster::connect(kube).await {
         Ok(cluster) => Ok(Arc::new(cluster)),
         Err(error) if need(config) == Need::Required => Err(error.into()),
@@ -159,6 +173,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Level;
     use crate::testing::TestPool;
 
     fn read(pairs: &[(&str, &str)]) -> (Config, KubeConfig) {
@@ -197,6 +212,24 @@ mod tests {
         );
         let (_, kube) = read(&[("CLUSTER_ENDPOINT", ""), ("KUBERNETES_SERVICE_HOST", "x")]);
         assert_eq!((kube.endpoint, kube.service), (None, None), "empty is unset; a host without a port is nothing");
+    }
+
+    #[test]
+    fn what_keeps_the_node_s_objects_from_being_read_is_told() {
+        let told = |pairs: &[(&str, &str)]| {
+            let (config, kube) = read(pairs);
+            let mut report = Report::default();
+            check(&config, &kube, &mut report);
+            report
+        };
+        assert_eq!(told(&[("CLUSTER_ENDPOINT", "10.100.0.1:443"), ("ANNOTATE_POD_IP", "true")]), Report::default());
+        let report = told(&[("CLUSTER_ENDPOINT", "::")]);
+        assert!(!report.is_fatal() && report.to_string().contains("CLUSTER_ENDPOINT=\"::\""), "{report}");
+        let custom = [("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"), ("CLUSTER_ENDPOINT", "::")];
+        let report = told(&custom);
+        let fatal: Vec<_> = report.problems().iter().map(|p| (p.level, p.variable.as_str())).collect();
+        assert_eq!(fatal, [(Level::Fatal, "MY_NODE_NAME"), (Level::Fatal, "CLUSTER_ENDPOINT")], "{report}");
+        assert_eq!(told(&[custom[0], ("MY_NODE_NAME", "n")]), Report::default());
     }
 
     #[test]
@@ -285,8 +318,5 @@ mod tests {
         let (config, kube) = read(&[("ANNOTATE_POD_IP", "true")]);
         let error = begin(&config, &kube).await.err().unwrap().to_string();
         assert!(error.contains("KUBECONFIG"), "{error}");
-        let (config, kube) = read(&[("ENABLE_POD_ENI", "true")]);
-        let error = begin(&config, &kube).await.err().unwrap().to_string();
-        assert!(error.contains("MY_NODE_NAME"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The node daemon. Takes everything from the environment (docs/configuration.md).
 
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use reservoir_ipamd::config::{Config, Environment, Report};
 use reservoir_ipamd::conflist::{self, NodeAddresses};
 use reservoir_ipamd::metrics::Metrics;
 use reservoir_ipamd::{aws, daemon, kubernetes, logging};
+use reservoir_kube::KubeConfig;
 
 /// Gives the pods of this node their VPC addresses. All settings come from the environment: docs/configuration.md has
 /// each of them. Without a command the daemon runs until SIGTERM.
@@ -35,15 +37,16 @@ fn main() -> ExitCode {
     let environment = Environment::of_process();
     let (config, mut report) = Config::read(&environment);
     let sdk = aws::config(&environment, &mut report);
+    aws::check(&config, &sdk, &mut report);
+    let kube = kubernetes::config(&environment, &config, &std::env::args().next().unwrap_or_default());
+    kubernetes::check(&config, &kube, &mut report);
     match arguments.command {
         Some(Command::Conflist { template }) => print_conflist(&template, &config, &report, &sdk),
-        None => run(&environment, config, report, sdk),
+        None => run(config, report, sdk, kube),
     }
 }
 
-fn run(environment: &Environment, config: Config, report: Report, sdk: Sdk) -> ExitCode {
-    let program = std::env::args().next().unwrap_or_default();
-    let kube = kubernetes::config(environment, &config, &program);
+fn run(config: Config, report: Report, sdk: Sdk, kube: KubeConfig) -> ExitCode {
     if let Err(error) = logging::init(&config.logging) {
         eprintln!("logging: {error}");
     }
@@ -78,8 +81,9 @@ fn run(environment: &Environment, config: Config, report: Report, sdk: Sdk) -> E
 
 /// The list goes to stdout, what is wrong to stderr.
 fn print_conflist(template: &Path, config: &Config, report: &Report, sdk: &Sdk) -> ExitCode {
-    let warnings = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN);
-    warnings.without_time().with_target(false).init();
+    let warnings = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::WARN);
+    let colours = io::stderr().is_terminal();
+    warnings.without_time().with_target(false).with_ansi(colours).init();
     for problem in report.problems() {
         eprintln!("ipamd: {problem}");
     }

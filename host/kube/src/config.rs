@@ -109,6 +109,20 @@ impl KubeConfig {
         Some(if endpoint.contains("://") { endpoint.to_owned() } else { format!("https://{endpoint}") })
     }
 
+    /// Whether `CLUSTER_ENDPOINT` is a URL, if it is set. What the other places say is known when their files are read.
+    ///
+    /// # Errors
+    /// It is none: why.
+    pub fn check_endpoint(&self) -> Result<(), String> {
+        let Some(url) = self.endpoint() else { return Ok(()) };
+        let wrong = match url.parse::<http::Uri>() {
+            Ok(url) if url.host().is_some_and(|host| !host.is_empty()) => return Ok(()),
+            Ok(_) => "it has no host".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(format!("not the URL of an API server: {wrong}; give one such as https://10.100.0.1:443"))
+    }
+
     /// The client; nothing is sent yet.
     pub(crate) async fn client(&self) -> Result<Client, ConfigError> {
         let (from, mut kubeconfig, ca) = match self.source()? {

@@ -19,7 +19,7 @@ use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::retry::ErrorKind;
 
 use super::retry;
-use crate::config::{CloudConfig, ConfigError, endpoint};
+use crate::config::{CloudConfig, ConfigError};
 use crate::credentials;
 use crate::http::LazyTlsClient;
 use crate::imds::Imds;
@@ -33,10 +33,7 @@ pub(crate) struct Ec2 {
 impl Ec2 {
     /// A client for `region`; nothing is sent yet.
     pub(crate) async fn new(config: &CloudConfig, region: &str, imds: Arc<Imds>) -> Result<Self, ConfigError> {
-        let url = config.ec2_endpoint.as_deref().filter(|url| !url.trim().is_empty());
-        let url = url
-            .map(|url| endpoint("AWS_EC2_ENDPOINT", url, &["http", "https"], "https://ec2.us-west-2.amazonaws.com"))
-            .transpose()?;
+        let url = config.ec2_url()?;
         let http = SharedHttpClient::new(LazyTlsClient::new(config.ca_bundle.as_deref())?);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(config.http_timeout)
@@ -54,7 +51,7 @@ impl Ec2 {
             .region(region)
             .http_client(http)
             .timeout_config(timeouts)
-            .retry_config(retry::config(|name| std::env::var(name).ok())?)
+            .retry_config(retry::of_environment()?)
             .credentials_provider(credentials::chain(&provider, imds))
             .load()
             .await;

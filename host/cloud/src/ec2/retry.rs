@@ -8,8 +8,13 @@ use aws_config::retry::{RetryConfig, RetryMode};
 
 use crate::config::ConfigError;
 
+/// As the process's environment says.
+pub(crate) fn of_environment() -> Result<RetryConfig, ConfigError> {
+    config(|name| std::env::var(name).ok())
+}
+
 /// Standard mode, 3 attempts, unless `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` say otherwise (spec 03 §1.4).
-pub(super) fn config(variable: impl Fn(&'static str) -> Option<String>) -> Result<RetryConfig, ConfigError> {
+fn config(variable: impl Fn(&'static str) -> Option<String>) -> Result<RetryConfig, ConfigError> {
     let mut config = RetryConfig::standard();
     let (name, expected) = ("AWS_MAX_ATTEMPTS", "a whole number from 1 on, such as 3");
     if let Some(value) = variable(name).filter(|v| !v.is_empty()) {

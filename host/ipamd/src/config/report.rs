@@ -37,7 +37,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn warn(&mut self, variable: &str, value: Option<&str>, message: impl Into<String>) {
+    pub fn warn(&mut self, variable: &str, value: Option<&str>, message: impl Into<String>) {
         self.push(Level::Warn, variable, value, message);
     }
 
