@@ -45,11 +45,15 @@ ring() { # name, command...
     rm -f "$log"
 }
 
+# mawk, Debian's awk, collects its input by the block unless it is told that somebody watches.
+filter=(awk)
+case $(awk -W version </dev/null 2>&1) in mawk*) filter+=(-W interactive) ;; esac
+
 # All with --workspace: a smaller selection would unify features differently and build the world again.
 tests() {
     # Of what passes, only what was skipped is told; of what fails, everything. pipefail keeps the status of the tests.
     cargo test --locked --workspace --no-fail-fast "$@" -- --show-output --test-threads 2 2>&1 |
-        awk '/^successes:$/ { passed = 1 } /^failures:$/ || /^test result: / { passed = 0 }
+        "${filter[@]}" '/^successes:$/ { passed = 1 } /^failures:$/ || /^test result: / { passed = 0 }
             passed && !/SKIPPED:/ || /^running / || /^test .* ok$/ || /^$/ { next } { print; fflush() }'
 }
 targets() { # test targets of these packages
