@@ -44,7 +44,9 @@ check: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-rings: build
+rings:
+	@tests/rings.sh --check $(RING)
+	@$(MAKE) --no-print-directory build
 	tests/rings.sh $(RING)
 
 test: check rings doc
