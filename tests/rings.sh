@@ -13,20 +13,62 @@ if [ -n "$only" ] && { [ $# -gt 1 ] || [[ " $names " != *" $only "* ]]; }; then
     exit 2
 fi
 [ -z "$check" ] || exit 0
+
+# The rings run in a session of their own, which nothing that they start leaves. When this script is told to end, what is in
+# that session is this run's and nobody else's; so are the network namespaces with the number of such a process in their names.
+if [ -z "${RINGS_SESSION:-}" ]; then
+    # env: a shell's background processes ignore Ctrl-C, and so would all that they start.
+    RINGS_SESSION=1 env --default-signal=INT,QUIT setsid tests/rings.sh "$@" &
+    session=$!
+    processes() {
+        sed -n "s/^\([0-9]*\) (.*) [^Z] [0-9]* [0-9]* $session .*/\1/p" /proc/[0-9]*/stat 2>/dev/null
+    }
+    end() { # exit status
+        trap '' INT TERM HUP
+        echo "rings: told to end; ending what this run started" >&2
+        local seen left netns try
+        seen=$(processes)
+        # The simulated AWS takes its namespaces down when it is asked to end. Who has not ended after 8 s is not asked.
+        # shellcheck disable=SC2086 # a list of words
+        kill -TERM "$session" $seen 2>/dev/null
+        for try in $(seq 50); do
+            left=$(processes)
+            [ -n "$left" ] || break
+            seen+=" $left"
+            # shellcheck disable=SC2086
+            [ "$try" -le 40 ] || kill -KILL $left 2>/dev/null
+            sleep 0.2
+        done
+        for netns in /run/netns/*; do
+            netns=${netns##*/}
+            if [[ $netns =~ ^r[a-z-]*([0-9]+) ]] && grep -qwF "${BASH_REMATCH[1]}" <<<"$seen"; then
+                ip netns del "$netns"
+            fi
+        done
+        exit "$1"
+    }
+    trap 'end 129' HUP
+    trap 'end 130' INT
+    trap 'end 143' TERM
+    wait "$session"
+    exit
+fi
 export RING_BINARIES="${CARGO_TARGET_DIR:-$PWD/target}/debug" RING_PLUGIN="${CARGO_TARGET_DIR:-$PWD/target}/cni/aws-cni"
 summary=()
 failed=0
 total_passed=0
 total_failed=0
 total_skipped=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 
 ring() { # name, command...
     local name=$1
     shift
     [ -z "$only" ] || [ "$only" = "$name" ] || return 0
+    # Who waits for this run was killed and could not end it.
+    kill -0 "$PPID" 2>/dev/null || exit 1
     echo "=== ring $name"
-    local log
-    log=$(mktemp)
     local status=0 begun=$SECONDS
     "$@" 2>&1 | tee "$log" || status=$?
     local passed bad skipped
@@ -45,7 +87,6 @@ ring() { # name, command...
     # The list of names that ends the output of a test program.
     while IFS= read -r line; do summary+=("             FAILED: $line"); done < <(
         awk '/^failures:$/ { names = 1; next } /^test result: / { names = 0 } names && /^    [^ ]+$/ { print $1 }' "$log" | sort -u)
-    rm -f "$log"
 }
 
 # mawk, Debian's awk, collects its input by the block unless it is told that somebody watches.
