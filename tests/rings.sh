@@ -100,6 +100,8 @@ tests() {
         "${filter[@]}" '/^successes:$/ { passed = 1 } /^failures:$/ || /^test result: / { passed = 0 }
             passed && !/SKIPPED:/ || /^running / || /^test .* ok$/ || /^$/ { next } { print; fflush() }'
 }
+# Without it every ring would run all tests of all packages.
+command -v jq >/dev/null || { echo "rings: jq is missing" >&2 && exit 1; }
 targets() { # test targets of these packages
     local package
     for package in "$@"; do

@@ -3,22 +3,31 @@
 # Whatever is there already is not touched; a second run does nothing.
 set -euo pipefail
 
+cd "$(dirname "$0")/.."
+
+# What root runs is not in everybody's PATH.
+search=$PATH
+[ "$(id -u)" -eq 0 ] || search+=:/usr/local/sbin:/usr/sbin:/sbin
+has() { # program, or path of a file
+    case $1 in
+    /*) [ -e "$1" ] ;;
+    *) PATH=$search type -P "$1" >/dev/null ;;
+    esac
+}
+missing=()
 missing_packages=()
 need() { # program package
-    command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || missing_packages+=("$2")
+    has "$1" || { missing+=("$1") && missing_packages+=("$2"); }
 }
 need gcc gcc
 need /usr/include/stdio.h libc6-dev
 need ip iproute2
 need iptables iptables
 need nft nftables
-need ipset ipset
 need conntrack conntrack
 need curl curl
 need jq jq
-need tcpdump tcpdump
 need ping iputils-ping
-need nc netcat-openbsd
 # The ring vlan boots a kernel of its own; its package is downloaded by that ring and not installed.
 if [ "$(uname -m)" = x86_64 ]; then
     need qemu-system-x86_64 qemu-system-x86
@@ -26,23 +35,32 @@ if [ "$(uname -m)" = x86_64 ]; then
 fi
 need /usr/lib/cni/portmap containernetworking-plugins
 
-if [ ${#missing_packages[@]} -gt 0 ]; then
-    list=$(printf '%s\n' "${missing_packages[@]}" | sort -u | tr '\n' ' ')
+if [ ${#missing[@]} -gt 0 ]; then
+    installed() { # packages; those of them that are there
+        dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p' || true
+    }
+    without="(nothing is built without gcc and libc6-dev, no ring runs without jq; tests that need the others are skipped)"
+    mapfile -t wanted < <(printf '%s\n' "${missing_packages[@]}" | sort -u)
     if [ "$(id -u)" -ne 0 ]; then
-        echo "setup: missing, and only root can install them: $list(tests that need them will be skipped)" >&2
+        echo "setup: not found: ${missing[*]}; only root can install packages: ${wanted[*]} $without" >&2
     elif ! command -v apt-get >/dev/null 2>&1; then
-        echo "setup: missing, and there is no apt-get to install them: $list(tests that need them will be skipped)" >&2
+        echo "setup: not found: ${missing[*]}; there is no apt-get, install them as this system does $without" >&2
     else
+        mapfile -t new < <(printf '%s\n' "${wanted[@]}" | grep -vxFf <(installed "${wanted[@]}"))
         log=$(mktemp)
-        # shellcheck disable=SC2086 # a list of words
-        if apt-get update >"$log" 2>&1 && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $list >>"$log" 2>&1; then
-            echo "setup: installed Debian packages: $list"
-            rm -f "$log"
+        if [ ${#new[@]} -eq 0 ]; then
+            :
+        elif apt-get update >"$log" 2>&1 && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${new[@]}" >>"$log" 2>&1; then
+            echo "setup: installed Debian packages: ${new[*]}"
         else
             tail -n 5 "$log" >&2
-            echo "setup: could not install: $list(the whole log: $log)" >&2
+            echo "setup: could not install: ${new[*]} (the whole log: $log) $without" >&2
             exit 1
         fi
+        rm -f "$log"
+        for i in "${!missing[@]}"; do
+            has "${missing[i]}" || echo "setup: ${missing[i]} is not found (PATH is $PATH), though its package ${missing_packages[i]} is installed" >&2
+        done
     fi
 fi
 
@@ -52,17 +70,18 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 if command -v rustup >/dev/null 2>&1; then
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
-    if ! rustup toolchain list | grep -q "^$channel"; then
+    has_line() { grep -c "$1" >/dev/null; } # reads to the end: rustup fails if nobody does
+    if ! rustup toolchain list | has_line "^$channel"; then
         rustup toolchain install "$channel" --profile minimal --component clippy --component rustfmt
         echo "setup: installed the Rust toolchain $channel"
     fi
     for component in clippy rustfmt; do
-        if ! rustup component list --installed | grep -q "^$component"; then
+        if ! rustup component list --installed | has_line "^$component"; then
             rustup component add "$component"
             echo "setup: installed the Rust component $component"
         fi
     done
-    if ! rustup target list --installed | grep -qx wasm32-wasip2; then
+    if ! rustup target list --installed | has_line '^wasm32-wasip2$'; then
         if rustup target add wasm32-wasip2 >/dev/null 2>&1; then
             echo "setup: installed the Rust target wasm32-wasip2"
         else
