@@ -65,7 +65,19 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "setup: cargo is missing; install Rust 1.95 with rustup (the file rust-toolchain.toml names the version)" >&2
+    # sudo takes the user's directories out of PATH; root's are often not in it either.
+    home=${HOME:-}
+    [ -z "${SUDO_USER:-}" ] || home=$(getent passwd "$SUDO_USER" | cut -d: -f6) || true
+    if [ ! -x "$home/.cargo/bin/cargo" ]; then
+        echo "setup: cargo is not in PATH; install Rust with rustup (rust-toolchain.toml names the version)" >&2
+    elif [ -z "${SUDO_USER:-}" ]; then
+        echo "setup: cargo is not in PATH, but there is $home/.cargo/bin/cargo. Put it there:" >&2
+        echo "    export PATH=$home/.cargo/bin:\$PATH" >&2
+    else
+        echo "setup: sudo leaves $home/.cargo/bin/cargo out of PATH. Put it there, for make demo like this:" >&2
+        echo "    sudo -H env PATH=$home/.cargo/bin:\$PATH make demo" >&2
+        echo "  Root gets a toolchain and crates in its own home then, and target/ is root's." >&2
+    fi
     exit 1
 fi
 if command -v rustup >/dev/null 2>&1; then
