@@ -50,7 +50,8 @@ happens, unless its row says otherwise; no family that counts has more than 256.
     page.push_str(
         "\n## What the host does not do\n\n\
 The label `invariant` of `reservoir_policy_refused_actions_total`, and how the reason of what was dropped begins in\n\
-`/v1/decisions`. Only I1 to I8, I11, I12 and I15 can be counted: an answer cannot break the others.\n\n\
+`/v1/decisions`. Only I1 to I8, I11, I12 and I15 are counted. What I9 keeps out of a ranking is passed over in silence; a ranking\n\
+that names no subnet of the node is a failed call (`nonsense`). The others no answer can break.\n\n\
 | | whatever the policy answers |\n|---|---|\n",
     );
     for (name, rule) in INVARIANTS {
