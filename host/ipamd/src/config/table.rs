@@ -396,7 +396,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "eni",
         class: StrSetWins,
         here: Now,
-        effect: "Prefix of host-side veth names and of the interface match in SNAT/connmark rules: 1 to 4 bytes, not eth, lo or vlan. Empty = unset.",
+        effect: "Prefix of host-side veth names and of the interface match in SNAT/connmark rules: 1 to 4 letters, digits, - and _, not eth, lo or vlan. Empty = unset; anything else: the daemon does not start.",
     },
     Variable {
         name: "AWS_VPC_K8S_CNI_EXTERNALSNAT",
@@ -536,7 +536,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "empty",
         class: StrNonEmpty,
         here: Now,
-        effect: "Own node name (downward API spec.nodeName): which Node and CNINode are ours. Unset: the Node is not read, max-pods comes from the file.",
+        effect: "Own node name (downward API spec.nodeName): which Node and CNINode are ours. Unset, or while the Node cannot be read, max-pods comes from /app/eni-max-pods.txt (a line for each instance type: its name and a number), and is 110 where that file does not tell.",
     },
     Variable {
         name: "MY_POD_NAME",
@@ -646,7 +646,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "127.0.0.1:61679",
         class: StrSetWins,
         here: Now,
-        effect: "Introspection listener: host:port, or unix:<path> (a stale socket is removed, mode 0660). Empty = unset.",
+        effect: "Introspection listener: host:port, or unix:<path>, absolute (a stale socket is removed, mode 0660). Empty = unset; anything else: the default, with a warning.",
     },
     Variable {
         name: "DISABLE_METRICS",
