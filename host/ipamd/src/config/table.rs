@@ -516,7 +516,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "unset",
         class: StrSetWins,
         here: Now,
-        effect: "API server URL used instead of the in-cluster service address or the server of the kubeconfig. Empty = unset.",
+        effect: "API server URL used instead of the in-cluster service address or the server of the kubeconfig; https:// may be left out. By itself it is no API server: a kubeconfig or a pod's service account must be there. Empty = unset.",
     },
     Variable {
         name: "VPC_CNI_VERSION",
@@ -566,7 +566,7 @@ pub const VARIABLES: &[Variable] = &[
         default: "empty",
         class: StrNonEmpty,
         here: Now,
-        effect: "URL of the EC2 API. Takes precedence over AWS_ENDPOINT_URL_EC2 and AWS_ENDPOINT_URL.",
+        effect: "URL of the EC2 API, http or https. Takes precedence over AWS_ENDPOINT_URL_EC2 and AWS_ENDPOINT_URL. Not a URL: the daemon does not start.",
     },
     Variable {
         name: "AWS_VPC_K8S_CNI_LOGLEVEL",
