@@ -60,7 +60,7 @@ conformance: setup
 
 bench: setup plugin
 	cargo build --locked --release -p reservoir-ipamd -p reservoir-sim -p bench --bins
-	target/release/bench
+	$${CARGO_TARGET_DIR:-target}/release/bench
 
 scenarios: setup
 	cargo run --locked --quiet --release -p policy-test -- scenarios
