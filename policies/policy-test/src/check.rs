@@ -1,5 +1,6 @@
 //! `policy-test check`: does it load, does it answer, what does it cost.
 
+use std::io::{self, Write};
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -47,7 +48,7 @@ struct Cost {
     log: Vec<LogLine>,
 }
 
-pub(crate) fn run(file: &Path, settings: Vec<(String, String)>, json: bool) -> Result<()> {
+pub(crate) fn run(out: &mut impl Write, file: &Path, settings: Vec<(String, String)>, json: bool) -> Result<()> {
     let bytes = input::component(file)?;
     let runtime = Runtime::new(&Limits::default())?;
     let start = Instant::now();
@@ -71,9 +72,9 @@ pub(crate) fn run(file: &Path, settings: Vec<(String, String)>, json: bool) -> R
         costs,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        print(&report);
+        print(out, &report)?;
     }
     if let Some(bad) = report.costs.iter().find(|cost| !cost.ok) {
         bail!("{} on the {} node: {}", name(bad.function), bad.node, bad.says);
@@ -169,21 +170,22 @@ pub(crate) fn name(function: Function) -> &'static str {
     }
 }
 
-fn print(report: &Report) {
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let limits = Limits::default();
-    println!("component  {}", report.file);
-    println!("sha256     {}", report.sha256);
-    println!("size       {} bytes, compiled in {} ms", report.bytes, report.compiled_in_ms);
-    println!("exports    {}", report.exports.iter().map(|&f| name(f)).collect::<Vec<_>>().join(", "));
+    writeln!(out, "component  {}", report.file)?;
+    writeln!(out, "sha256     {}", report.sha256)?;
+    writeln!(out, "size       {} bytes, compiled in {} ms", report.bytes, report.compiled_in_ms)?;
+    writeln!(out, "exports    {}", report.exports.iter().map(|&f| name(f)).collect::<Vec<_>>().join(", "))?;
     let imports = if report.imports.is_empty() { "nothing".to_owned() } else { report.imports.join("\n           ") };
-    println!("imports    {imports}");
-    println!(
+    writeln!(out, "imports    {imports}")?;
+    writeln!(
+        out,
         "limits     {} bytes of memory; {} fuel and {} ms a call",
         limits.memory_bytes,
         limits.fuel,
         limits.deadline.as_millis()
-    );
-    println!();
+    )?;
+    writeln!(out)?;
     let mut table = Table::new(&["node", "enis", "ips each", "function", "fuel", "p50 us", "max us", "says"]);
     for cost in &report.costs {
         table.row(vec![
@@ -197,10 +199,11 @@ fn print(report: &Report) {
             cost.says.clone(),
         ]);
     }
-    print!("{table}");
+    write!(out, "{table}")?;
     for cost in &report.costs {
         for line in &cost.log {
-            println!("log of {} on the {} node: {}", name(cost.function), cost.node, line.text);
+            writeln!(out, "log of {} on the {} node: {}", name(cost.function), cost.node, line.text)?;
         }
     }
+    Ok(())
 }

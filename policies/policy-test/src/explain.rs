@@ -1,5 +1,6 @@
 //! `policy-test explain`: one snapshot, all its numbers, what is decided and what of it the host would do.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -67,7 +68,13 @@ struct Drop {
     reason: String,
 }
 
-pub(crate) fn run(snapshot: &Path, policy: Option<&Path>, settings: Vec<(String, String)>, json: bool) -> Result<()> {
+pub(crate) fn run(
+    out: &mut impl Write,
+    snapshot: &Path,
+    policy: Option<&Path>,
+    settings: Vec<(String, String)>,
+    json: bool,
+) -> Result<()> {
     let node = input::snapshot(snapshot)?;
     let component = policy.map(input::component).transpose()?;
     let policies = Policies::new(Options::default())?;
@@ -84,15 +91,15 @@ pub(crate) fn run(snapshot: &Path, policy: Option<&Path>, settings: Vec<(String,
     if let Some((call, failure)) = decision.failure() {
         bail!("{} failed: {failure}", name(call.function));
     }
-    let subnets = decision
-        .plan
-        .grow
-        .iter()
-        .filter_map(|growth| match growth {
-            Growth::CreateEni(request) => Some(policies.rank(&node, request).subnets),
-            Growth::Assign(_) => None,
-        })
-        .collect();
+    let mut subnets = Vec::new();
+    for growth in &decision.plan.grow {
+        let Growth::CreateEni(request) = growth else { continue };
+        let ranking = policies.rank(&node, request);
+        if let Some((call, failure)) = ranking.failure() {
+            bail!("{} failed: {failure}", name(call.function));
+        }
+        subnets.push(ranking.subnets);
+    }
     let dropped = validate::check(&node, &decision.plan, &UnderWay::default()).dropped;
     let explained = Explained {
         cards: node.cards.iter().enumerate().map(|(i, card)| card_numbers(&node, i, card, &decision)).collect(),
@@ -102,9 +109,9 @@ pub(crate) fn run(snapshot: &Path, policy: Option<&Path>, settings: Vec<(String,
         decision: &decision,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&explained)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&explained)?)?;
     } else {
-        print(&node, &explained);
+        print(out, &node, &explained)?;
     }
     Ok(())
 }
@@ -159,25 +166,26 @@ fn eni_numbers(node: &Node, eni: &Eni) -> EniNumbers {
     }
 }
 
-fn print(node: &Node, explained: &Explained<'_>) {
+fn print(out: &mut impl Write, node: &Node, explained: &Explained<'_>) -> io::Result<()> {
     let limits = node.limits;
     let unit = if node.unit == Unit::Ip { "single IPs" } else { "prefixes" };
-    println!("node       {} ({}, {})", node.name, node.instance_type, node.availability_zone);
-    println!("asks for   {unit}; {} slots per interface; at most {} pods", limits.slots_per_eni, limits.max_pods);
+    writeln!(out, "node       {} ({}, {})", node.name, node.instance_type, node.availability_zone)?;
+    writeln!(out, "asks for   {unit}; {} slots per interface; at most {} pods", limits.slots_per_eni, limits.max_pods)?;
     let gates = node.gates;
-    println!(
+    writeln!(
+        out,
         "gates      grow {}, release {}, remove {}; {} EC2 calls left this minute{}",
         gate(gates.grow),
         gate(gates.release),
         gate(gates.remove),
         gates.ec2_calls_left,
         if node.draining { "; the node is draining" } else { "" }
-    );
-    println!();
-    print!("{}", cards(&explained.cards));
-    println!();
-    print!("{}", enis(&explained.enis));
-    println!();
+    )?;
+    writeln!(out)?;
+    write!(out, "{}", cards(&explained.cards))?;
+    writeln!(out)?;
+    write!(out, "{}", enis(&explained.enis))?;
+    writeln!(out)?;
     let mut targets = Table::new(&["targets", "card", "warm enis", "warm ips", "warm prefixes", "minimum ips"]);
     for card in &explained.cards {
         for (what, t) in [("configured", Some(card.configured)), ("decided", card.targets)] {
@@ -186,9 +194,9 @@ fn print(node: &Node, explained: &Explained<'_>) {
             targets.row(std::iter::once(what.to_owned()).chain(numbers.map(|n| n.to_string())).collect());
         }
     }
-    print!("{targets}");
-    println!();
-    plan(explained);
+    write!(out, "{targets}")?;
+    writeln!(out)?;
+    plan(out, explained)
 }
 
 fn gate(gate: Gate) -> String {
@@ -244,7 +252,7 @@ fn enis(all: &[EniNumbers]) -> Table {
     table
 }
 
-fn plan(explained: &Explained<'_>) {
+fn plan(out: &mut impl Write, explained: &Explained<'_>) -> io::Result<()> {
     let decision = explained.decision;
     let plan = &decision.plan;
     let mut subnets = explained.subnets.iter();
@@ -280,8 +288,8 @@ fn plan(explained: &Explained<'_>) {
     if let Some(seconds) = decision.wake_after_seconds {
         table.row(vec!["ask again".into(), format!("in {seconds} s")]);
     }
-    print!("{table}");
-    println!();
+    write!(out, "{table}")?;
+    writeln!(out)?;
     let mut calls = Table::new(&["call", "by", "fuel", "us", "reason"]);
     for call in &decision.calls {
         let reason = match &call.result {
@@ -298,10 +306,11 @@ fn plan(explained: &Explained<'_>) {
             reason,
         ]);
     }
-    print!("{calls}");
+    write!(out, "{calls}")?;
     for call in &decision.calls {
         for line in &call.log {
-            println!("log of {}: {}", name(call.function), line.text);
+            writeln!(out, "log of {}: {}", name(call.function), line.text)?;
         }
     }
+    Ok(())
 }

@@ -7,7 +7,9 @@ mod input;
 mod scenarios;
 mod table;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -57,15 +59,20 @@ struct SettingsArg {
 }
 
 fn main() -> ExitCode {
+    let out = &mut io::stdout().lock();
     let result = match Args::parse().command {
-        Command::Check { file, settings, json } => check::run(&file, settings.settings, json),
+        Command::Check { file, settings, json } => check::run(out, &file, settings.settings, json),
         Command::Explain { snapshot, policy, settings, json } => {
-            explain::run(&snapshot, policy.as_deref(), settings.settings, json)
+            explain::run(out, &snapshot, policy.as_deref(), settings.settings, json)
         }
-        Command::Scenarios(args) => scenarios::run(&args),
+        Command::Scenarios(args) => scenarios::run(out, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read has seen enough: `| head`.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("policy-test: {error:#}");
             ExitCode::FAILURE

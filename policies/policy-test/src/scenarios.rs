@@ -1,5 +1,6 @@
 //! `policy-test scenarios`: a day of each workload under each policy, on a node under virtual time, in one table.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ const SETTINGS: [(&str, Targets); 4] = [
     ("WARM_IP_TARGET=2 MINIMUM_IP_TARGET=20", Targets { warm_enis: 0, warm_ips: 2, warm_prefixes: 1, minimum_ips: 20 }),
 ];
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(out: &mut impl Write, args: &Args) -> Result<()> {
     let workloads = chosen(&args.workloads)?;
     if args.policies.is_empty() && !args.settings.settings.is_empty() {
         bail!("--settings are those of the components that --policy names: name one");
@@ -104,9 +105,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
     } else {
-        print(&rows, args);
+        print(out, &rows, args)?;
     }
     Ok(())
 }
@@ -203,12 +204,12 @@ impl Policy for InRuntime {
     }
 }
 
-fn print(rows: &[Row], args: &Args) {
-    println!("{} for {} h, seed {}", args.instance_type, args.hours, args.seed);
+fn print(out: &mut impl Write, rows: &[Row], args: &Args) -> io::Result<()> {
+    writeln!(out, "{} for {} h, seed {}", args.instance_type, args.hours, args.seed)?;
     for workload in workload::ALL.iter().filter(|w| rows.iter().any(|r| r.workload == w.name)) {
-        println!("{:8} {}", workload.name, workload.about);
+        writeln!(out, "{:8} {}", workload.name, workload.about)?;
     }
-    println!();
+    writeln!(out)?;
     let mut table = Table::new(&[
         "workload",
         "policy",
@@ -233,7 +234,7 @@ fn print(rows: &[Row], args: &Args) {
             row.score.created.to_string(),
         ]);
     }
-    print!("{table}");
+    write!(out, "{table}")
 }
 
 #[cfg(test)]

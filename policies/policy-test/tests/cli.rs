@@ -66,6 +66,23 @@ fn check_says_why_a_file_will_not_do() {
 }
 
 #[test]
+fn check_fails_if_a_ranking_names_no_subnet_of_the_node() {
+    // This guest ranks the text of its request.
+    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/frozen/policy-0.1.wasm");
+    let stderr = fails(&["check", guest.to_str().unwrap()]);
+    assert!(stderr.contains("the ranking names no subnet of the node"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_policy-test"));
+    let out = child.args(["check", built_in().to_str().unwrap()]).stdout(writer).output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+}
+
+#[test]
 fn check_fails_if_a_setting_makes_no_sense() {
     let stderr = fails(&["check", built_in().to_str().unwrap(), "--settings", "no-such-setting=1"]);
     assert!(stderr.contains("no-such-setting") && stderr.contains("on the small node"), "{stderr}");
