@@ -72,6 +72,12 @@ pub enum ConfigError {
          CLUSTER_ENDPOINT and $HOME/.kube/config tells where it is"
     )]
     Nowhere,
+    /// CLUSTER_ENDPOINT alone.
+    #[error(
+        "CLUSTER_ENDPOINT names the API server, but there are no credentials for it: neither a service account's token in \
+         {0} nor a kubeconfig (KUBECONFIG, $HOME/.kube/config)"
+    )]
+    NoCredentials(PathBuf),
     #[error("{variable}={value:?} is not the URL of an API server: {reason}; give one such as https://10.100.0.1:443")]
     Url { variable: &'static str, value: String, reason: String },
     #[error("{from}: {source}")]
@@ -101,7 +107,10 @@ impl KubeConfig {
             return Ok(Source::ServiceAccount(None));
         }
         let home = self.home.as_ref().map(|home| home.join(".kube/config")).filter(|path| path.exists());
-        home.map(|path| Source::Files(vec![path])).ok_or(ConfigError::Nowhere)
+        home.map(|path| Source::Files(vec![path])).ok_or_else(|| match self.endpoint() {
+            Some(_) => ConfigError::NoCredentials(self.service_account.clone()),
+            None => ConfigError::Nowhere,
+        })
     }
 
     fn endpoint(&self) -> Option<String> {
@@ -254,6 +263,8 @@ mod tests {
         assert_eq!(outside.source().unwrap(), Source::Files(vec![home.path().join(".kube/config")]));
         let nothing = KubeConfig { home: None, ..outside };
         assert!(matches!(nothing.source(), Err(ConfigError::Nowhere)));
+        let no_token = KubeConfig { endpoint: Some("https://e".into()), ..nothing.clone() };
+        assert!(matches!(no_token.source(), Err(ConfigError::NoCredentials(_))));
         let v6 = KubeConfig { service: Some(("fd00::1".into(), "443".into())), ..nothing };
         assert_eq!(v6.source().unwrap(), Source::ServiceAccount(Some("https://[fd00::1]:443".into())));
     }

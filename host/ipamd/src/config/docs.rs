@@ -15,9 +15,10 @@ The daemon takes everything from its environment and needs no arguments. It read
 new process. Names are case-sensitive. All problems are reported together: a warning says what is used instead, an error\n\
 keeps the daemon from starting (exit code 1). A name that nobody knows and that looks like one of these is reported too.\n\n\
 *Read by*: D daemon, E what writes the plugins' configuration, I init container, P plugin, M metrics helper. *Here*: **yes**\n\
-works in this release; **later** is accepted, with what to do meanwhile; **no** is left out on purpose. The container image's\n\
-entrypoint, the init container and the metrics helper are not there yet. Until they are, what E reads takes effect by a\n\
-command, run with the daemon's environment; the daemon checks the same variables at its start:\n\n\
+works in this release; **later** is accepted with a warning (those of the metrics helper without one), with what to do\n\
+meanwhile; **no** is left out on purpose. The container image's entrypoint, the init container and the metrics helper are\n\
+not there yet. Until they are, what E reads takes effect by a command, run with the daemon's environment; the daemon checks\n\
+the same variables at its start:\n\n\
 \x20   ipamd conflist deploy/10-aws.conflist > /etc/cni/net.d/10-aws.conflist.new &&\n\
 \x20       mv /etc/cni/net.d/10-aws.conflist.new /etc/cni/net.d/10-aws.conflist\n\n\
 Settings of the policy are not here: they are files of `RESERVOIR_POLICY_DIR`.\n\n\

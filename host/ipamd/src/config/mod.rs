@@ -205,6 +205,7 @@ impl Config {
         rules::families(&config, &reader);
         rules::entrypoint(&config, &reader);
         rules::without_effect(&config, &reader);
+        rules::not_yet(&reader);
         let (mut report, _) = reader.finish();
         environment.report_unknown(&mut report);
         (config, report)

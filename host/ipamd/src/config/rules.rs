@@ -4,6 +4,8 @@
 use super::Config;
 use super::parse;
 use super::read::Reader;
+use super::table::VARIABLES;
+use super::variable::Here;
 
 /// Exactly one family; IPv6 needs prefix delegation and excludes custom networking (spec 01 §1.4).
 pub(super) fn families(config: &Config, reader: &Reader<'_>) {
@@ -103,6 +105,18 @@ pub(super) fn entrypoint(config: &Config, reader: &Reader<'_>) {
     {
         let message = "needs one of WARM_PREFIX_TARGET, WARM_IP_TARGET and MINIMUM_IP_TARGET above 0";
         reader.fatal("ENABLE_PREFIX_DELEGATION", Some("true"), message);
+    }
+}
+
+/// Set, and without effect until what reads it is there. Those of the metrics helper are another program's.
+pub(super) fn not_yet(reader: &Reader<'_>) {
+    for variable in VARIABLES.iter().filter(|v| !v.readers.contains('M')) {
+        if let Here::Later(meanwhile) = variable.here
+            && let Some(value) =
+                reader.environment().get(variable.name).filter(|value| !value.is_empty() && *value != variable.default)
+        {
+            reader.warn(variable.name, Some(value), format!("without effect: {meanwhile}"));
+        }
     }
 }
 

@@ -505,7 +505,7 @@ pub const VARIABLES: &[Variable] = &[
         ty: "path",
         default: "/host/etc/cni/net.d",
         class: StrSetWins,
-        here: Later("there is no entrypoint yet; write the file yourself, see above"),
+        here: Later("there is no entrypoint yet; write the file yourself (ipamd conflist)"),
         effect: "Directory (container view) that receives 10-aws.conflist.",
     },
     Variable {

@@ -47,6 +47,13 @@ fn nothing_set_says_what_to_set() {
 }
 
 #[test]
+fn what_nobody_reads_yet_is_told_where_it_is_set() {
+    let told = problems(&[("DISABLE_TCP_EARLY_DEMUX", "true"), ("HOST_CNI_BIN_PATH", "/host/opt/cni/bin")]);
+    let [(Level::Warn, text)] = &told[..] else { panic!("{told:?}") };
+    assert!(text.starts_with("DISABLE_TCP_EARLY_DEMUX=\"true\": without effect: "), "{text}");
+}
+
+#[test]
 fn all_problems_are_told_together_with_what_is_used_instead() {
     let (config, report) = read(&[
         ("WARM_IP_TARGET", "abc"),
