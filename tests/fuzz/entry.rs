@@ -2,6 +2,9 @@
 //! and by a test of `aws-cni` that runs the seeds and a bounded number of changed ones.
 #![allow(dead_code, reason = "each fuzzer uses one")]
 
+#[path = "protocol.rs"]
+mod protocol;
+
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::Path;
@@ -24,7 +27,7 @@ use reservoir_rpc::{
 use serde_json::{Map, Value};
 use tonic::Code;
 
-const COMMANDS: [&str; 5] = ["ADD", "DEL", "CHECK", "STATUS", "GC"];
+use protocol::{COMMANDS, judge, quiet};
 
 /// Byte 0: the command; byte 1: who ipamd is; the rest: stdin.
 ///
@@ -74,19 +77,6 @@ pub fn prev_result(data: &[u8]) {
     }
 }
 
-/// The protocol: a result or nothing, or an error object.
-fn judge(command: &str, reply: &Reply) {
-    if reply.exit == 0 {
-        assert!(command == "ADD" || reply.stdout.is_empty(), "{command}: {reply:?}");
-        return;
-    }
-    assert_eq!(reply.exit, 1, "{command}: {reply:?}");
-    let error: Value = serde_json::from_str(&reply.stdout).expect("an error object");
-    assert!(error["code"].as_u64().is_some_and(|code| code > 0), "{error}");
-    assert!(error["msg"].as_str().is_some_and(|msg| !msg.is_empty()), "{error}");
-    assert!(reply.stdout.len() < 256 * 1024, "{} bytes", reply.stdout.len());
-}
-
 /// With ipamd gone, DEL removes by the result of ADD exactly what ADD made.
 fn del_after_add(world: &World, conf: &[u8], reply: &Reply) {
     let result: Value = serde_json::from_str(&reply.stdout).expect("a result");
@@ -101,14 +91,6 @@ fn del_after_add(world: &World, conf: &[u8], reply: &Reply) {
     let deleted = gone.run("DEL", Value::Object(conf).to_string().as_bytes());
     assert_eq!((deleted.exit, deleted.stdout.as_str()), (0, ""), "{deleted:?}");
     assert_eq!(*world.made.borrow(), *gone.removed.borrow());
-}
-
-/// Without log lines: a file that an input names is not to be written.
-fn quiet(stdin: &[u8]) -> Vec<u8> {
-    let Ok(Value::Object(mut object)) = serde_json::from_slice(stdin) else { return stdin.to_vec() };
-    object.retain(|key, _| !key.eq_ignore_ascii_case("pluginLogFile") && !key.eq_ignore_ascii_case("pluginLogLevel"));
-    object.insert("pluginLogLevel".to_owned(), "fatal".into());
-    Value::Object(object).to_string().into_bytes()
 }
 
 fn pod_args() -> PodArgs {

@@ -2,7 +2,7 @@
 # tests/fuzz/run.sh TARGET [SECONDS]: builds a fuzz target with libFuzzer's instrumentation and runs it.
 set -eu
 cd "$(dirname "$0")"
-target=${1:?which target: stdin or prev_result}
+target=${1:?which target: stdin, prev_result or egress}
 seconds=${2:-60}
 # What cargo-fuzz passes, less the address sanitizer: there is no unsafe code of ours.
 flags='--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4'

@@ -1,28 +1,21 @@
 //! The entry functions of `tests/fuzz` with its seeds, and with a bounded number of changes of them; and any result of
 //! ADD read back by DEL.
 
+#[path = "../../../tests/fuzz/changes.rs"]
+mod changes;
 #[path = "../../../tests/fuzz/entry.rs"]
 mod entry;
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
 
 use aws_cni::args::PodArgs;
 use aws_cni::prev_result::PrevResult;
 use aws_cni::result::{AddResult, Saved, Wired};
+use changes::{change, changed, seeds};
 use cni_plugin::version::CniVersion;
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
+use proptest::sample::Index;
 use reservoir_net::names;
-
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds").join(target);
-    let mut paths: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(paths.len() >= 7, "{}: {}", directory.display(), paths.len());
-    paths.iter().map(|path| fs::read(path).unwrap()).collect()
-}
 
 #[test]
 fn the_seeds() {
@@ -35,85 +28,6 @@ fn every_seed_cut_short_at_every_byte() {
     for seed in seeds("stdin") {
         (0..seed.len()).for_each(|end| entry::stdin(&seed[..end]));
     }
-}
-
-/// One change of an input.
-#[derive(Clone, Debug)]
-enum Change {
-    Byte(Index, u8),
-    Insert(Index, &'static str),
-    Remove(Index, usize),
-    /// A piece of another seed.
-    Splice(Index, Index, Index, usize),
-}
-
-const WORDS: &[&str] = &[
-    "null",
-    "true",
-    "-1",
-    "1.5",
-    "1e400",
-    "18446744073709551616",
-    "\"\"",
-    "[]",
-    "{}",
-    "\\u0000",
-    "\\ud800",
-    "\"7\"",
-    "\u{fc}",
-    "\"interfaces\":",
-    "\"prevResult\":{",
-    "\"cniVersion\":\"0.3.1\",",
-    "\"mac\":\"-7\",",
-    "\"name\":\"mNicIf1\",",
-    ",",
-    "\"interface\":-3,",
-    "/129",
-    "::ffff:10.0.0.1/128",
-];
-
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Byte(at, byte)),
-        (any::<Index>(), select(WORDS)).prop_map(|(at, word)| Change::Insert(at, word)),
-        (any::<Index>(), 1_usize..40).prop_map(|(at, count)| Change::Remove(at, count)),
-        (any::<Index>(), any::<Index>(), any::<Index>(), 1_usize..80)
-            .prop_map(|(a, b, c, n)| Change::Splice(a, b, c, n)),
-    ]
-}
-
-fn changed(all: &[Vec<u8>], which: Index, changes: &[Change]) -> Vec<u8> {
-    let mut bytes = which.get(all).clone();
-    for change in changes {
-        let at = |index: &Index, bytes: &[u8]| index.index(bytes.len() + 1);
-        match change {
-            Change::Byte(index, byte) => {
-                if let Some(found) = {
-                    let at = at(index, &bytes);
-                    bytes.get_mut(at)
-                } {
-                    *found = *byte;
-                }
-            }
-            Change::Insert(index, word) => {
-                let at = at(index, &bytes);
-                bytes.splice(at..at, word.bytes());
-            }
-            Change::Remove(index, count) => {
-                let at = at(index, &bytes);
-                let end = (at + count).min(bytes.len());
-                bytes.drain(at..end);
-            }
-            Change::Splice(index, other, from, count) => {
-                let other = other.get(all);
-                let from = from.index(other.len() + 1);
-                let piece = &other[from..(from + count).min(other.len())];
-                let at = at(index, &bytes);
-                bytes.splice(at..at, piece.iter().copied());
-            }
-        }
-    }
-    bytes
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {

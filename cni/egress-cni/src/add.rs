@@ -10,7 +10,7 @@ use reservoir_net::rule::Family;
 
 use crate::ipam::Allocation;
 use crate::netconf::{NetConf, is_global_unicast};
-use crate::{Deps, Invocation, result};
+use crate::{Deps, Invocation, del, result};
 
 /// Gives a pod its egress, and returns the result to print. When anything fails, all of it is taken back.
 ///
@@ -35,7 +35,7 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<String, Error>
     // A DEL of the same pod that is not done yet would take away what is made here.
     let _turn = deps.net.turn(env.netns.as_ref()).map_err(|error| Error::Plugin(error.to_string()))?;
     let done = (|| {
-        let allocation = deps.ipam.add(invocation).map_err(|cause| ipam_failed(&cause))?;
+        let allocation = allocate(invocation, deps).map_err(|cause| ipam_failed(&cause))?;
         log.debug(format_args!("{} gave {} {allocation:?}", conf.ipam_type, env.container_id));
         let setup = setup(invocation, mtu, allocation)?;
         let node = node_address(conf, &setup)?;
@@ -63,6 +63,17 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<String, Error>
         log.error(format_args!("Giving back the address of {} failed: {cause}", env.container_id));
     }
     done
+}
+
+/// The pod's address. An ADD that was killed has left one behind, and host-local gives no container a second one: with
+/// that, and whatever else was left, taken away, it is asked once more.
+fn allocate(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<Allocation, String> {
+    let refused = match deps.ipam.add(invocation) {
+        Ok(allocation) => return Ok(allocation),
+        Err(cause) => cause,
+    };
+    del::remove(invocation, deps).map_err(|_| refused)?;
+    deps.ipam.add(invocation)
 }
 
 /// What operators know of a failing IPAM plugin.

@@ -30,6 +30,23 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
         log.error(format_args!("Not waiting any longer for who works on {}: {error}", env.container_id));
         None
     });
+    match remove(invocation, deps) {
+        Ok(()) => Ok(()),
+        Err(cause) if conf.enabled => Err(ipam_failed(&cause)),
+        Err(cause) => {
+            // The feature is off: nobody waits for the address.
+            log.error(format_args!("Giving back the address of {} failed: {cause}", env.container_id));
+            Ok(())
+        }
+    }
+}
+
+/// Rules, pair and address of a container, as far as they are there.
+///
+/// # Errors
+/// Why the address cannot be given back; everything else is only logged.
+pub(crate) fn remove(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), String> {
+    let Invocation { env, conf, log, .. } = *invocation;
     let family = conf.family();
     let chain = firewall::chain(family, &conf.name, &env.container_id);
     if let Err(error) = deps.net.remove_rules(family, &chain) {
@@ -40,15 +57,7 @@ pub fn run(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<(), Error> {
     {
         log.error(format_args!("Removing {} of {} failed: {error}", interface(family), env.container_id));
     }
-    match deps.ipam.del(invocation) {
-        Ok(()) => Ok(()),
-        Err(cause) if conf.enabled => Err(ipam_failed(&cause)),
-        Err(cause) => {
-            // The feature is off: nobody waits for the address.
-            log.error(format_args!("Giving back the address of {} failed: {cause}", env.container_id));
-            Ok(())
-        }
-    }
+    deps.ipam.del(invocation)
 }
 
 /// Whether the pod may have got an egress before the feature was switched off. The IPAM plugin's directory is made with

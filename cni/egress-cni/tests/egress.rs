@@ -1,7 +1,14 @@
 //! The real program, host-local, kernel and iptables of both kinds: what ADD leaves, packets out and back, what DEL
 //! leaves, in both families (spec 04 §14, §17.6).
 
+#[cfg(target_arch = "x86_64")]
+#[path = "egress/killed.rs"]
+mod killed;
 mod support;
+#[cfg(target_arch = "x86_64")]
+#[allow(dead_code, reason = "nothing is refused here")]
+#[path = "../../aws-cni/tests/faults/trace.rs"]
+mod trace;
 
 use std::net::IpAddr;
 use std::process::Command;

@@ -26,6 +26,8 @@ pub enum Deed {
     Netlink { kind: u16, body: Vec<u8> },
     /// To write a kernel setting, by its path.
     Setting(String),
+    /// To run another program.
+    Run,
     /// To print its answer.
     Print,
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Deed {
                 write!(f, "{} {object}", ["new", "delete", "get", "set"][usize::from(kind % 4)])
             }
             Self::Setting(path) => write!(f, "setting {path}"),
+            Self::Run => f.write_str("program"),
             Self::Print => f.write_str("answer"),
         }
     }
@@ -110,6 +113,7 @@ const HEADER: usize = 16;
 const NOTHING: u16 = 1;
 const UNKNOWN: u16 = 0xfff;
 const ERROR: u16 = 2;
+const VFORK: u64 = libc::CLONE_VFORK as u64;
 
 /// What is to be done when a thread comes back from the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +180,10 @@ impl Tracer<'_> {
         match registers.orig_rax.cast_signed() {
             libc::SYS_socket => After::Socket { netlink: fd == libc::AF_NETLINK as u64 },
             libc::SYS_connect => self.simple(&Deed::Call),
+            libc::SYS_vfork | libc::SYS_fork => self.simple(&Deed::Run),
+            // A thread is made by the same call as a process; whoever is about to run a program waits for that.
+            libc::SYS_clone if fd & VFORK != 0 => self.simple(&Deed::Run),
+            libc::SYS_clone3 if u64_at(&Memory::of(thread).read(fd, 8), 0) & VFORK != 0 => self.simple(&Deed::Run),
             libc::SYS_sendto if self.netlink.contains(&fd) => self.messages(thread, fd, buffer, length),
             libc::SYS_recvfrom if self.netlink.contains(&fd) => After::Receive { fd, buffer },
             libc::SYS_write if fd == 1 => self.simple(&Deed::Print),
@@ -288,6 +296,10 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 struct Memory(File);

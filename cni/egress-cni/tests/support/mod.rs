@@ -175,14 +175,22 @@ impl World {
         })
     }
 
+    /// The program with the environment of a runtime.
+    pub fn command(&self, command: &str, container: &str, netns: &str) -> Command {
+        let mut plugin = Command::new(env!("CARGO_BIN_EXE_egress-cni"));
+        plugin
+            .env_clear()
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.path().display()))
+            .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", container), ("CNI_NETNS", netns)])
+            .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", PLUGINS)]);
+        plugin
+    }
+
     /// Runs the program on the node.
     pub fn plugin(&self, command: &str, container: &str, netns: &str, conf: &Value) -> Output {
         self.node.run(|| {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_egress-cni"))
-                .env_clear()
-                .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.path().display()))
-                .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", container), ("CNI_NETNS", netns)])
-                .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", PLUGINS)])
+            let mut child = self
+                .command(command, container, netns)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
