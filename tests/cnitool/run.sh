@@ -44,6 +44,9 @@ if [ ! -x "$CNITOOL" ]; then
 fi
 [ -x "$CNI_BIN/aws-cni" ] && [ -x "$CNI_BIN/egress-cni" ] || cni/build.sh >/dev/null || fail "cni/build.sh"
 
+binaries=${RING_BINARIES:-$target/debug}
+[ -x "$binaries/ipamd" ] || skip "$binaries/ipamd is not built, which makes the list"
+
 work=$(mktemp -d)
 pod=rsv-cnitool-$$-pod
 daemon=
@@ -96,11 +99,13 @@ else
 fi
 ip netns add "$pod" || fail "cannot make namespace $pod"
 
-# The shipped list with its placeholders filled in; unlike the shipped one it has CHECK turned on.
-sed -e 's/__VETHPREFIX__/eni/; s/__MTU__/9001/; s/__PODSGENFORCINGMODE__/strict/; s/__PLUGINLOGLEVEL__/debug/' \
-    -e 's/__EGRESSPLUGINENABLED__/false/' \
-    -e "s|__PLUGINLOGFILE__|$work/plugin.log|" -e 's/"disableCheck": true/"disableCheck": false/' \
-    -e "s|\"type\": \"aws-cni\",|&\"ipamdSocket\": \"$IPAMD_SOCKET\",|" deploy/10-aws.conflist >"$work/aws.conflist"
+# The list that the daemon makes of the shipped one for a node with no settings of its own; unlike that it has CHECK
+# turned on, no egress, and another socket.
+env -i PATH="$PATH" ENABLE_IPv4=true MY_NODE_NAME=node-1 AWS_VPC_K8S_PLUGIN_LOG_FILE="$work/plugin.log" \
+    AWS_VPC_K8S_PLUGIN_LOG_LEVEL=debug "$binaries/ipamd" conflist deploy/10-aws.conflist >"$work/rendered" ||
+    fail "ipamd conflist"
+jq --arg socket "$IPAMD_SOCKET" '.disableCheck = false | .plugins[0].ipamdSocket = $socket' "$work/rendered" \
+    >"$work/aws.conflist" || fail "the list is no JSON: $(cat "$work/rendered")"
 
 # CHECK runs on aws-cni alone: portmap 1.1.1 looks for IPv6 rules of pods without IPv6, and fails.
 mkdir "$work/check"
@@ -143,7 +148,6 @@ passed=1
 
 # Once more with the daemon itself.
 if [ -n "$made_node" ]; then
-    binaries=${RING_BINARIES:-${CARGO_TARGET_DIR:-target}/debug}
     RING_NODE=${RING_NODE:-$binaries/ring-node}
     for binary in "$RING_NODE" "$binaries/ipamd" "$binaries/aws-sim"; do
         [ -x "$binary" ] || {

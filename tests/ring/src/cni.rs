@@ -12,8 +12,12 @@ use serde_json::{Map, Value, json};
 /// The capability of containerd and CRI-O that tells plugins a pod's annotations.
 pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
+/// The annotations of a pod whose traffic is limited.
+pub const INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
+pub const EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
+
 /// A list, and where its plugins are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Cni {
     list: Value,
     path: Vec<PathBuf>,
@@ -32,6 +36,21 @@ pub struct Attachment {
     pub pod: String,
     /// The pod's, for plugins that declare that they want them.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Attachment {
+    /// What containerd makes of the pod's annotations for the plugin `bandwidth`: bits in a second. Numbers alone are
+    /// understood here, no `10M`.
+    fn bandwidth(&self) -> Value {
+        let mut limits = Map::new();
+        for (direction, annotation) in [("ingress", INGRESS_BANDWIDTH), ("egress", EGRESS_BANDWIDTH)] {
+            if let Some(rate) = self.annotations.get(annotation).and_then(|rate| rate.parse::<u64>().ok()) {
+                limits.insert(format!("{direction}Rate"), json!(rate));
+                limits.insert(format!("{direction}Burst"), json!(u32::MAX));
+            }
+        }
+        Value::Object(limits)
+    }
 }
 
 impl Cni {
@@ -80,6 +99,12 @@ impl Cni {
         Ok(())
     }
 
+    /// The plugins of the list, in its order.
+    #[must_use]
+    pub fn types(&self) -> Vec<&str> {
+        self.plugins().iter().filter_map(|plugin| plugin["type"].as_str()).collect()
+    }
+
     fn plugins(&self) -> &[Value] {
         self.list["plugins"].as_array().map_or(&[], Vec::as_slice)
     }
@@ -89,7 +114,11 @@ impl Cni {
         config.insert("name".to_owned(), self.list["name"].clone());
         config.insert("cniVersion".to_owned(), self.list["cniVersion"].clone());
         if let Some(capabilities) = config.remove("capabilities") {
-            let offered = [("portMappings", json!([])), (POD_ANNOTATIONS, json!(attachment.annotations))];
+            let offered = [
+                ("portMappings", json!([])),
+                ("bandwidth", attachment.bandwidth()),
+                (POD_ANNOTATIONS, json!(attachment.annotations)),
+            ];
             let wanted = offered.into_iter().filter(|(name, _)| capabilities[*name] == json!(true));
             let given: Map<String, Value> = wanted.map(|(name, value)| (name.to_owned(), value)).collect();
             if !given.is_empty() {

@@ -77,19 +77,9 @@ impl Node {
         let imds = ready["imds"].as_object().and_then(|m| m.values().next()).and_then(address);
         let imds = imds.ok_or_else(|| anyhow!("no IMDS address in {line}"))?;
         let netns = format!("rn{tag}");
-        // The kubelet's part (spec 05: the daemon leaves it alone); without it no pod reaches further than the node.
+        // The node image's part (spec 04 §8.1: nobody of the CNI turns it on); without it no pod reaches further than the
+        // node. Forwarding of IPv6 is the daemon's to turn on, where there is a mode that needs it.
         in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
-        if options.is_ipv6() {
-            // In an IPv6 cluster it is the init container's (spec 05).
-            in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"])?;
-        }
-        let socket = dir.path().join("ipamd.sock");
-        let egress = options.egress.then(|| primary_address(&netns, !options.is_ipv6())).transpose()?;
-        if egress.is_some_and(|node| node.is_ipv6()) {
-            // The init container's where ENABLE_V6_EGRESS is set.
-            in_netns(&netns, "sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"])?;
-        }
-        let list = options.conflist(&socket, dir.path(), egress);
         let plugin_dir = dir.path().join("bin");
         fs::create_dir_all(&plugin_dir)?;
         fs::copy(&options.plugin, plugin_dir.join("aws-cni"))
@@ -99,8 +89,21 @@ impl Node {
             fs::copy(&plugin, plugin_dir.join("egress-cni"))
                 .with_context(|| format!("{} is missing; run cni/build.sh", plugin.display()))?;
         }
-        let cni = Cni::new(&list, &[&plugin_dir, Path::new(STANDARD_PLUGINS)], &netns)?;
-        Ok(Self { options, tag, dir, sim, ec2, imds, daemon: None, cluster: None, cni, pods: Vec::new() })
+        let mut node = Self {
+            options,
+            tag,
+            dir,
+            sim,
+            ec2,
+            imds,
+            daemon: None,
+            cluster: None,
+            cni: Cni::default(),
+            pods: Vec::new(),
+        };
+        let list = node.options.adapt(&node.conflist()?, &node.socket(), node.dir())?;
+        node.cni = Cni::new(&list, &[&plugin_dir, Path::new(STANDARD_PLUGINS)], &netns)?;
+        Ok(node)
     }
 
     /// Starts an API server with these objects, for the daemons that are started from now on.

@@ -111,15 +111,24 @@ fn all_that_is_wrong_in_the_environment_is_told_together() {
         ("RESERVOIR_HOST_NETWORK", "cables"),
         ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "perhaps"),
     ];
-    let env = wrong.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let mut node = Node::new(Options { env, ..Options::of_tree() }).unwrap();
+    let is_told = |said: &str| {
+        for (variable, value) in wrong {
+            let told = said.lines().any(|line| line.contains(variable) && line.contains(value));
+            assert!(told, "{variable}={value} is not told: {said}");
+        }
+    };
+    let mut node = Node::new(Options::of_tree()).unwrap();
+    for (variable, value) in wrong {
+        node.set_env(variable, value);
+    }
     let (code, said) = ends_with(&mut node);
     assert_eq!(code, Some(1), "{said}");
-    for (variable, value) in wrong {
-        let told = said.lines().any(|line| line.contains(variable) && line.contains(value));
-        assert!(told, "{variable}={value} is not told: {said}");
-    }
+    is_told(&said);
     assert!(!node.socket().exists());
+    // Nor is there a list of plugins for such a node.
+    let env = wrong.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let refused = Node::new(Options { env, ..Options::of_tree() }).unwrap_err();
+    is_told(&format!("{refused:#}"));
 }
 
 #[test]

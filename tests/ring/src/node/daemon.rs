@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::Node;
+use super::{Node, options};
 use crate::shell::get;
 
 impl Node {
@@ -26,6 +26,10 @@ impl Node {
             ("AWS_SECRET_ACCESS_KEY", "simulated".to_owned()),
             ("AWS_VPC_K8S_CNI_BACKING_STORE", path("ipam.json")),
             ("AWS_VPC_K8S_CNI_LOG_FILE", path("ipamd.log")),
+            ("AWS_VPC_K8S_PLUGIN_LOG_FILE", path("plugin.log")),
+            ("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", path("egress.log")),
+            ("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", path("egress.log")),
+            ("AWS_VPC_K8S_PLUGIN_LOG_LEVEL", "DEBUG".to_owned()),
             ("RESERVOIR_IPAMD_SOCKET", path("ipamd.sock")),
             ("RESERVOIR_POLICY_DIR", path("policy")),
             ("RESERVOIR_METRICS_ADDRESS", "127.0.0.1:61678".to_owned()),
@@ -41,6 +45,32 @@ impl Node {
             env.push((key.clone(), value.clone()));
         }
         env
+    }
+
+    /// The daemon's program with its environment, in the node's namespace.
+    fn program(&self) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.netns()])
+            .arg(self.options.binaries.join("ipamd"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.daemon_env())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The CNI network list of this node, as its entrypoint has it made (spec 04 §15).
+    pub(super) fn conflist(&self) -> Result<String> {
+        let mut program = self.program();
+        let output = program.arg("conflist").arg(options::template()).output().with_context(|| self.cannot_run())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "there is no list of plugins: {said}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn cannot_run(&self) -> String {
+        format!("{} cannot be run; build it first", self.options.binaries.join("ipamd").display())
     }
 
     /// Changes a variable for the daemons that are started from now on; an empty value takes it away.
@@ -81,20 +111,9 @@ impl Node {
         // The socket of a killed daemon must not be taken for the new one's.
         let _ = fs::remove_file(self.dir.path().join("ipamd.sock"));
         let errors = fs::File::options().create(true).append(true).open(self.dir.path().join("ipamd.err"))?;
-        let binary = self.options.binaries.join("ipamd");
-        let child = Command::new("ip")
-            .args(["netns", "exec", &self.netns()])
-            .arg(&binary)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .envs(self.daemon_env())
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .with_context(|| format!("{} cannot be run; build it first", binary.display()))?;
-        self.daemon = Some(child);
+        let mut program = self.program();
+        let child = program.process_group(0).stdout(Stdio::null()).stderr(errors).spawn();
+        self.daemon = Some(child.with_context(|| self.cannot_run())?);
         Ok(())
     }
 

@@ -1,9 +1,9 @@
-//! How a node is made, and its plugins' configuration list.
+//! How a node is made, and how its plugins' configuration list differs from a real node's.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::{Value, json};
 
 /// How the node is made.
 #[derive(Debug, Clone)]
@@ -50,54 +50,35 @@ impl Options {
         self.env("ENABLE_IPv6") == Some("true")
     }
 
-    /// What the entrypoint would put into the configuration list (spec 04 §1.2).
-    fn pod_mtu(&self) -> &str {
-        self.env("POD_MTU").or(self.env("AWS_VPC_ENI_MTU")).unwrap_or("9001")
-    }
-
     fn env(&self, name: &str) -> Option<&str> {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The list of `deploy/10-aws.conflist` with its placeholders filled in.
-    /// `egress` is the node's address that pods leave by.
-    pub(super) fn conflist(&self, socket: &Path, dir: &Path, egress: Option<IpAddr>) -> String {
-        let mut plugins = vec![json!({
-            "name": "aws-cni",
-            "type": "aws-cni",
-            "vethPrefix": "eni",
-            "mtu": self.pod_mtu(),
-            "podSGEnforcingMode": "strict",
-            "pluginLogFile": dir.join("plugin.log"),
-            "pluginLogLevel": "DEBUG",
-            "ipamdSocket": socket,
-            "capabilities": {"io.kubernetes.cri.pod-annotations": true},
-        })];
-        if let Some(node) = egress {
-            let (subnet, route) =
-                if node.is_ipv4() { ("169.254.172.0/22", "0.0.0.0/0") } else { ("fd00::ac:00/118", "::/0") };
-            plugins.push(json!({
-                "name": "egress-cni",
-                "type": "egress-cni",
-                "mtu": self.pod_mtu(),
-                "enabled": "true",
-                "randomizeSNAT": "prng",
-                "nodeIP": node,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{"subnet": subnet}]],
-                    "routes": [{"dst": route}],
-                    "dataDir": dir.join(EGRESS_ADDRESSES),
-                },
-                "pluginLogFile": dir.join("egress.log"),
-                "pluginLogLevel": "DEBUG",
-            }));
+    /// The list that the daemon's program has made of `deploy/10-aws.conflist`, for a node of many on one machine: with
+    /// its own socket, and with addresses of its own for egress. Of the plugins that are always in it those stay that the
+    /// options ask for: the rest costs each pod a process and, in figures, its time.
+    pub(super) fn adapt(&self, rendered: &str, socket: &Path, dir: &Path) -> Result<String> {
+        let mut list: Value = serde_json::from_str(rendered).with_context(|| format!("the list: {rendered}"))?;
+        let plugins = list["plugins"].as_array_mut().ok_or_else(|| anyhow!("a list without plugins: {rendered}"))?;
+        plugins.retain(|plugin| match plugin["type"].as_str() {
+            Some("egress-cni") => self.egress,
+            Some("portmap") => self.portmap,
+            _ => true,
+        });
+        for plugin in plugins {
+            match plugin["type"].as_str() {
+                Some("aws-cni") => plugin["ipamdSocket"] = json!(socket),
+                Some("egress-cni") => plugin["ipam"]["dataDir"] = json!(dir.join(EGRESS_ADDRESSES)),
+                _ => {}
+            }
         }
-        if self.portmap {
-            plugins.push(json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}));
-        }
-        json!({"cniVersion": "0.4.0", "name": "aws-cni", "disableCheck": true, "plugins": plugins}).to_string()
+        Ok(list.to_string())
     }
+}
+
+/// What the list of a node is made of.
+pub(super) fn template() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/10-aws.conflist")
 }
 
 /// Where `host-local` keeps the egress addresses, in the node's directory.
