@@ -8,6 +8,7 @@ mod custom_networking;
 mod endpoints;
 mod leak;
 mod permissions;
+mod policy_agent;
 mod subnet_discovery;
 mod tags;
 mod trunking;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reservoir_rpc::uds;
+use reservoir_rpc::config_server_backend_client::ConfigServerBackendClient;
+use reservoir_rpc::{NetworkPolicyAgentConfigReply, uds};
 use ring::backend::{Backend, Outcome};
 use ring::{Node, Options};
 use rustix::process::Signal;
@@ -99,6 +100,14 @@ impl Lab {
             let connection = uds::connect(&self.node.socket(), Duration::from_secs(2)).await.unwrap();
             let request = HealthCheckRequest { service: reservoir_rpc::HEALTH_SERVICES[0].to_owned() };
             HealthClient::new(connection).check(request).await.unwrap().into_inner().status
+        })
+    }
+
+    /// What the daemon tells the network policy agent at its start (spec 02 §2.7).
+    pub fn policy_config(&self) -> NetworkPolicyAgentConfigReply {
+        self.runtime.block_on(async {
+            let connection = uds::connect(&self.node.socket(), Duration::from_secs(2)).await.unwrap();
+            ConfigServerBackendClient::new(connection).get_network_policy_configs(()).await.unwrap().into_inner()
         })
     }
 
