@@ -2,8 +2,10 @@
 //! primary one with the pod's own address, and what was connected stays connected. The witness stands behind the wire,
 //! in the VPC, where it sees every packet of the node before anything is dropped.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -11,11 +13,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ring::shell::{in_netns, run};
-use ring::traffic::{inside, start};
+use ring::traffic::{Talk, inside, start};
 use ring::{Options, Pod};
 
-use crate::flavours::Flavour;
-use crate::world::{INTERNET, PEER, PEER_NET, World};
+use crate::flavours::{Flavour, each_at_a_time};
+use crate::support::lab::MINUTE;
+use crate::world::{INTERNET, PEER, PEER_NET, World, ip};
 
 /// In a block that is now the VPC's and now not.
 const LATER: IpAddr = IpAddr::V4(Ipv4Addr::new(100, 64, 9, 1));
@@ -134,9 +137,9 @@ impl Standing {
     }
 }
 
-fn under_change(flavour: Flavour) {
-    let dir = tempfile::tempdir().unwrap();
-    let (_, path) = flavour.path(dir.path());
+/// A node with a pod on a secondary interface, and a host at [`LATER`].
+fn stage(flavour: Flavour, dir: &Path) -> (World, Pod) {
+    let (_, path) = flavour.path(dir);
     let mut world = World::new(Options {
         instance_type: "t3.small".to_owned(),
         env: vec![("PATH".to_owned(), path)],
@@ -147,6 +150,12 @@ fn under_change(flavour: Flavour) {
     let (router, host) = (world.node.vpc_netns(), world.host());
     run("ip", &["-n", &host, "address", "add", &format!("{LATER}/32"), "dev", "lo"]).unwrap();
     run("ip", &["-n", &router, "route", "add", &format!("{LATER}/32"), "dev", "host0"]).unwrap();
+    (world, pod)
+}
+
+fn under_change(flavour: Flavour) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, pod) = stage(flavour, dir.path());
     let mut standing = Standing::new(&world, &pod);
     let witness = Witness::new(&world);
     let stream = Stream::new(&pod);
@@ -195,4 +204,65 @@ fn nothing_leaves_unmasked_while_settings_change() {
     for flavour in Flavour::all(test) {
         under_change(flavour);
     }
+}
+
+/// The blocks that the rules of connections to the outside exempt, of SNAT and of connmark.
+fn exempt(world: &World, flavour: Flavour) -> Result<[BTreeSet<String>; 2]> {
+    let words_after = |text: &str, chain: &str, word: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter(|l| l.contains(chain));
+        lines.filter_map(|l| Some(l.split_once(word)?.1.split(' ').next()?.to_owned())).collect()
+    };
+    let saved = in_netns(&world.home(), &flavour.program("iptables-save"), &["-t", "nat"])?;
+    let marked = match flavour {
+        Flavour::Legacy => words_after(&saved, "-A AWS-CONNMARK-CHAIN-0 ", " -d "),
+        Flavour::Nft => {
+            let listed = in_netns(&world.home(), "nft", &["list", "chain", "ip", "aws-cni", "snat-mark"])?;
+            words_after(&listed, "return", "ip daddr ")
+        }
+    };
+    Ok([words_after(&saved, "-A AWS-SNAT-CHAIN-0 ", " -d "), marked])
+}
+
+/// Spec 04 §12.1: the daemon reads the VPC's blocks again and again, and nobody has to restart it.
+fn while_it_runs(flavour: Flavour) {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, pod) = stage(flavour, dir.path());
+    let daemon = world.node.daemon_pid();
+    let mut standing = Standing::new(&world, &pod);
+    let witness = Witness::new(&world);
+    let stream = Stream::new(&pod);
+    for (cidrs, seen_as) in [(&[VPC_NET, LATER_NET][..], ip(&pod)), (&[VPC_NET], world.own())] {
+        let what = format!("{flavour:?}: {cidrs:?}");
+        world.set_vpc_cidrs(cidrs);
+        let wanted: BTreeSet<String> = cidrs.iter().map(|c| (*c).to_owned()).collect();
+        let followed = world.node.wait_for(&what, 4 * MINUTE, |_| {
+            let found = exempt(&world, flavour)?;
+            anyhow::ensure!(found.iter().all(|f| *f == wanted), "{found:?}");
+            Ok(true)
+        });
+        followed.unwrap();
+        standing.talk().unwrap_or_else(|e| panic!("{what}: what was connected is no more: {e:#}"));
+        // Of the VPC: by the pod's own interface and as itself. Outside: as the node.
+        assert_eq!(Talk::new(&pod.netns, &world.host(), LATER).both().unwrap(), seen_as, "{what}");
+        witness.testify(&what);
+    }
+    let sent = stream.finish();
+    let total = witness.testify("at the end");
+    assert!(sent > 1000 && total > sent / 10, "{sent} flows, {total} packets by the primary interface");
+    assert_eq!(world.node.daemon_pid(), daemon, "one daemon all the time");
+    // What the daemon changed itself was no repair.
+    let repairs = r#"reservoir_host_repairs_total{kind="firewall",result="success"}"#;
+    assert_eq!(world.node.metric(repairs).unwrap(), 0.0);
+    drop(standing);
+    world.close();
+}
+
+#[test]
+fn a_running_daemon_follows_the_blocks_of_the_vpc() {
+    let test = "a_running_daemon_follows_the_blocks_of_the_vpc";
+    if !crate::can_run(test) {
+        return;
+    }
+    // It takes as long as the daemon takes to ask: both at a time.
+    each_at_a_time(test, while_it_runs);
 }

@@ -59,3 +59,13 @@ impl Flavour {
         (bin, path)
     }
 }
+
+/// Runs `test` with every kind that works here, side by side: for those that mostly wait.
+pub fn each_at_a_time(name: &str, test: impl Fn(Flavour) + Sync) {
+    std::thread::scope(|scope| {
+        for flavour in Flavour::all(name) {
+            let test = &test;
+            scope.spawn(move || test(flavour));
+        }
+    });
+}
