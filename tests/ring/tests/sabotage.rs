@@ -1,10 +1,12 @@
-//! Pods come and go while somebody removes rules and routes, takes interfaces down and renames them, at random. In the
-//! end every living pod talks, and after the last DEL nothing is left.
+//! Pods come and go while somebody removes rules and routes, takes interfaces down and renames them, and deletes rules of
+//! iptables and nftables, at random. In the end every living pod talks, and after the last DEL nothing is left.
 //!
 //! ```text
 //! SABOTAGE_PODS=2000 SABOTAGE_AT_ONCE=200 cargo test --locked --workspace --test sabotage -- --nocapture
 //! ```
 //! is the whole of it; without the numbers a part of it runs.
+
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,12 +23,16 @@ use ring::random::Random;
 use ring::shell::{get, in_netns, run};
 use ring::{Node, Options, Pod, traffic};
 use serde_json::json;
+use support::storm::{count, lose_news};
 
 const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
 const VPC_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 200, 10));
 /// Three interfaces with five prefixes of 16 addresses each have 240.
 const MAX_PODS: u32 = 240;
 const WORKERS: usize = 6;
+const INTERNET: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
+/// A kind of harm.
+const FIREWALL: &str = "firewall";
 /// An address rests for a second: they are used over and over.
 const COOLDOWN: &str = "1";
 /// A pod that was harmed while its plugin was at work is left alone for 15 s.
@@ -106,19 +112,24 @@ impl Churn<'_> {
         };
         while !self.over.load(Ordering::Relaxed) || (done.values().sum::<usize>() <= enough && tries > 0) {
             tries = tries.saturating_sub(1);
-            let (kind, harm) = match random.below(100) {
+            let (kind, harm) = match random.below(106) {
                 0..50 => ("rule", one_of(&ip("rule").unwrap_or_default(), &mut random, rule)),
                 50..85 => ("route", one_of(&ip("route").unwrap_or_default(), &mut random, route)),
                 85..88 => ("table", Some(format!("route flush table {}", 2 + random.below(2)))),
                 88..91 => ("address", Some(format!("-4 addr flush dev eth{}", 1 + random.below(2)))),
                 91..94 => ("interface", Some(format!("link set eth{} down", 1 + random.below(2)))),
-                94..97 => ("veth down", self.a_veth(&mut random).map(|veth| format!("link set {veth} down"))),
-                _ => (
+                94..96 => ("veth down", self.a_veth(&mut random).map(|veth| format!("link set {veth} down"))),
+                96..98 => (
                     "veth name",
                     self.a_veth(&mut random).map(|veth| format!("link set {veth} name was{}", &veth[3..])),
                 ),
+                _ => (FIREWALL, None),
             };
-            if harm.is_some_and(|harm| ip(&harm).is_ok()) {
+            let harmed = match harm {
+                Some(harm) => ip(&harm).is_ok(),
+                None => kind == FIREWALL && harm_firewall(&ns, &mut random),
+            };
+            if harmed {
                 *done.entry(kind).or_default() += 1;
             }
             thread::sleep(random.up_to(Duration::from_millis(40)));
@@ -149,6 +160,38 @@ fn rule(line: &str) -> Option<String> {
 /// Of a line of `ip route`: what removes the route, if it is one to a pod.
 fn route(line: &str) -> Option<String> {
     line.contains(" dev eni").then(|| format!("route del {}", line.trim()))
+}
+
+/// Our rules of iptables, sorted, each as `iptables -t` wants it; and our table of nftables.
+fn firewall(netns: &str) -> Result<Vec<String>> {
+    let (mut all, mut table) = (Vec::new(), String::new());
+    for line in in_netns(netns, "iptables-save", &[])?.lines() {
+        match line.strip_prefix('*') {
+            Some(name) => name.clone_into(&mut table),
+            None if line.starts_with("-A") && line.contains("AWS") => all.push(format!("{table} {line}")),
+            None => {}
+        }
+    }
+    all.sort();
+    // Where connmark is done by iptables there is no such table.
+    let table = in_netns(netns, "nft", &["-s", "list", "table", "ip", "aws-cni"]).unwrap_or_default();
+    all.extend(table.lines().map(str::to_owned));
+    Ok(all)
+}
+
+/// Deletes one of our rules, or empties one of our chains.
+fn harm_firewall(netns: &str, random: &mut Random) -> bool {
+    let shell = |command: &str| in_netns(netns, "sh", &["-c", command]).is_ok();
+    if random.percent(20) {
+        return shell("iptables -w 20 -t nat -F AWS-SNAT-CHAIN-0");
+    }
+    if random.percent(20) && shell("nft flush chain ip aws-cni snat-mark") {
+        return true;
+    }
+    // It is quoted as the shell wants it.
+    let rule = |line: &str| Some(line.replacen(" -A ", " -D ", 1)).filter(|changed| changed != line);
+    let rules = firewall(netns).unwrap_or_default().join("\n");
+    one_of(&rules, random, rule).is_some_and(|rule| shell(&format!("iptables -w 20 -t {rule}")))
 }
 
 /// The pod's host veth by its result.
@@ -197,7 +240,7 @@ fn lacking(node: &Node, pods: &[&Pod]) -> Result<Vec<String>> {
     Ok(lacking)
 }
 
-/// Every pod reaches the VPC and is reached from the node.
+/// Every pod reaches the VPC and the internet, and is reached from the node.
 fn all_talk(node: &Node, pods: &[&Pod]) -> Result<()> {
     let next = AtomicUsize::new(0);
     let one = || {
@@ -207,6 +250,9 @@ fn all_talk(node: &Node, pods: &[&Pod]) -> Result<()> {
             let seen = traffic::udp(&pod.netns, None, &format!("{}-host", node.vpc_netns()), VPC_HOST);
             let seen = seen.with_context(|| format!("{} -> VPC", pod.name))?;
             ensure!(seen == ip, "{} came to the VPC as {seen}, not {ip}", pod.name);
+            // Only the node's address gets there.
+            let internet = format!("{}-inet", node.vpc_netns());
+            traffic::udp(&pod.netns, None, &internet, INTERNET).with_context(|| format!("{} -> internet", pod.name))?;
         }
         Ok(())
     };
@@ -239,6 +285,8 @@ fn pods_come_and_go_under_a_saboteur() {
     cluster::put_node(&objects, "us-west-2a", MAX_PODS);
     node.start_cluster(&objects).unwrap();
     node.start_daemon().unwrap();
+    let sound = firewall(&node.netns()).unwrap();
+    assert!(sound.iter().any(|rule| rule.contains("-j SNAT")), "{sound:#?}");
     let mut places: Vec<Place> =
         (0..at_once).map(|n| Place { attachment: node.make_pod(&format!("p{n}")).unwrap(), pod: None }).collect();
     let mut random = Random::announced("pods_come_and_go_under_a_saboteur");
@@ -279,9 +327,13 @@ fn pods_come_and_go_under_a_saboteur() {
     assert!(living.len() > at_once / 4, "hardly anybody lives: {}", living.len());
     assert!(harms.values().sum::<usize>() > pods / 4, "hardly any harm was done: {harms:?}");
 
+    // Of harm to iptables and nftables there are no news: a timer would find it.
+    lose_news(&node);
     node.wait_for("everything is put back", REPAIRED_WITHIN, |node| {
         let lacking = lacking(node, &living)?;
         ensure!(lacking.is_empty(), "{} things: {:?}", lacking.len(), &lacking[..lacking.len().min(10)]);
+        let rules = firewall(&node.netns())?;
+        ensure!(rules == sound, "rules {rules:#?} instead of {sound:#?}");
         Ok(true)
     })
     .unwrap();
@@ -292,6 +344,8 @@ fn pods_come_and_go_under_a_saboteur() {
     let rules =
         repairs.iter().find_map(|l| l.strip_prefix(r#"reservoir_host_repairs_total{kind="rule",result="success"} "#));
     assert!(rules.is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n > 0)), "repairs are counted: {repairs:?}");
+    let firewall = count(&node, r#"reservoir_host_repairs_total{kind="firewall",result="success"}"#);
+    assert_eq!(firewall > 0.0, harms.contains_key(FIREWALL), "repairs are counted: {repairs:?}");
 
     for place in &mut places {
         churn.remove(place).unwrap();

@@ -20,6 +20,7 @@ mod kube_proxy;
 mod mtu;
 mod multi_nic;
 mod prefix;
+mod repaired;
 mod secondary;
 mod security_groups;
 mod services;
