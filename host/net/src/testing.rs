@@ -121,6 +121,12 @@ impl Inventory {
         expected
     }
 
+    /// Less the lines that are nobody's business here.
+    #[must_use]
+    pub fn without(&self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        Self { lines: self.lines.iter().filter(|(line, _)| !is_left_out(line)).map(|(l, n)| (l.clone(), *n)).collect() }
+    }
+
     /// What `actual` lacks and has too much, one line each; nothing if both are the same.
     #[must_use]
     pub fn differences(&self, actual: &Self) -> Vec<String> {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use reservoir_net::pod::PodInterface;
+use reservoir_net::testing::Inventory;
 use ring::shell::in_netns;
-use ring::traffic::{Nobody, Talk, nobody};
+use ring::traffic::{Nobody, Talk, inside, nobody};
 use ring::{Node, Options, Pod};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -24,6 +26,8 @@ pub struct World {
     pub pods: Vec<Pod>,
     pub vpc_host: IpAddr,
     pub internet_host: IpAddr,
+    /// The host before the first pod.
+    before: Inventory,
 }
 
 /// What others see of a pod's packets.
@@ -74,7 +78,8 @@ impl World {
             answer_everybody(netns);
         }
         node.start_daemon().unwrap();
-        Self { node, pods: Vec::new(), vpc_host: VPC_HOST, internet_host: INTERNET }
+        let before = inventory(&node);
+        Self { node, pods: Vec::new(), vpc_host: VPC_HOST, internet_host: INTERNET, before }
     }
 
     /// A t3.small: three pods on each interface.
@@ -271,8 +276,13 @@ impl World {
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// Every pod has what it should and nothing is left when it is gone.
+    /// Every pod has what it should, there is nothing else, and nothing is left when it is gone (spec 05 §18).
     pub fn close(mut self) {
+        let wired: Vec<PodInterface> = self.pods.iter().flat_map(interfaces).collect();
+        // What `egress-cni` has made has tests of its own.
+        let others: Vec<String> = self.pods.iter().flat_map(egress).collect();
+        let is_others = |line: &str| line.split(' ').any(|word| others.iter().any(|other| other == word));
+        self.before.with_pods(&wired).is_reached_by("with its pods", || inventory(&self.node).without(is_others));
         for pod in std::mem::take(&mut self.pods) {
             self.node.cni().check(&pod.attachment, &pod.result).unwrap();
             self.node.remove_pod(&pod).unwrap();
@@ -283,6 +293,7 @@ impl World {
             Ok(true)
         };
         self.node.wait_for("no trace of a pod", crate::support::lab::MINUTE, gone).unwrap();
+        self.before.is_reached_by("without its pods", || inventory(&self.node));
         assert_eq!(self.node.audit().unwrap(), json!([]));
     }
 }
@@ -295,6 +306,33 @@ fn answer_everybody(netns: &str) {
                             echo 0 > ipv4/icmp_ratemask; echo > ipv6/icmp/ratemask; \
                             echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit";
     in_netns(netns, "sh", &["-c", NO_LIMIT]).unwrap();
+}
+
+/// What the host holds, but for what belongs to secondary interfaces: these come and go as the pool needs them.
+fn inventory(node: &Node) -> Inventory {
+    let taken = inside(&node.netns(), || Ok(Inventory::take()?)).unwrap();
+    let is_secondary = |word: &str| word.starts_with("eth") && word != "eth0";
+    taken.without(|line| line.contains(" 32765: ") || line.split(' ').any(is_secondary))
+}
+
+/// The interfaces of a pod, as ADD has told of them (spec 04 §2.5).
+fn interfaces(pod: &Pod) -> Vec<PodInterface> {
+    let told = pod.result["interfaces"].as_array().unwrap();
+    let text = |n: usize, key: &str| told[n][key].as_str().unwrap().to_owned();
+    let interface = |(n, address): (usize, &String)| PodInterface {
+        name: text(2 * n + 1, "name"),
+        host_veth: text(2 * n, "name"),
+        address: address.parse().unwrap(),
+        table: text(2 * n + 1, "mac").parse().unwrap(),
+    };
+    pod.ips.iter().enumerate().map(interface).collect()
+}
+
+/// The host's interfaces of a pod's that come behind those that have its addresses.
+fn egress(pod: &Pod) -> Vec<String> {
+    let told = pod.result["interfaces"].as_array().unwrap();
+    let behind = told.iter().skip(2 * pod.ips.len()).filter(|told| told["sandbox"].is_null());
+    behind.filter_map(|told| told["name"].as_str().map(str::to_owned)).collect()
 }
 
 /// The first of a pod's addresses.
