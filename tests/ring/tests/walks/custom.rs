@@ -31,6 +31,8 @@ fn pods_of_another_block_are_translated_to_the_primary_address() {
     assert_eq!(world.primary().len(), 0);
     assert!(world.pods.iter().all(|p| p.ip.starts_with("100.64.")));
     world.walk(Outside { internet: Source::Node, peer: Some(Source::Node) });
+    crate::services::rows(&world);
+    crate::mtu::probe(&world, 9001, 9001);
     world.restart(&[("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", PEER_NET)]);
     world.walk(Outside { internet: Source::Node, peer: Some(Source::Pod) });
     world.restart(&[("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", ""), ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true")]);

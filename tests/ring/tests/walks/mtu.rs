@@ -37,14 +37,15 @@ fn device_mtu(netns: &str, device: &str) -> u32 {
     text.trim().parse().unwrap()
 }
 
-fn probe(world: &World, eni: u32, pod: u32) {
+/// What passes between pods of all interfaces, the node and the hosts around it.
+pub fn probe(world: &World, eni: u32, pod: u32) {
     let links = in_netns(&world.home(), "ip", &["-o", "link"]).unwrap();
     for link in links.lines().filter_map(|l| l.split(": ").nth(1)?.split('@').next()).filter(|l| *l != "lo") {
         let wanted = if link.starts_with("eni") { pod } else { eni };
         assert_eq!(device_mtu(&world.home(), link), wanted, "{link}");
     }
     let (primary, secondary) = (world.primary(), world.secondary());
-    let pods: Vec<Pod> = primary.into_iter().take(2).chain(secondary.into_iter().take(1)).collect();
+    let pods: Vec<Pod> = primary.into_iter().take(2).chain(secondary.into_iter().take(2)).collect();
     let host = world.host();
     for one in &pods {
         assert_eq!(device_mtu(&one.netns, "eth0"), pod);

@@ -55,6 +55,8 @@ fn two_cards(test: &str, preset: &str, env: &[(&str, &str)], outside: Outside) {
     let plain = world.add("p0");
     world.walk(outside);
     by_every_address(&world, &homed, &plain);
+    crate::services::rows(&world);
+    crate::mtu::probe(&world, 9001, 9001);
     // By the second address to the internet: translated where addresses are, and then by the primary interface.
     for pod in &homed {
         let second: IpAddr = pod.ips[1].parse().unwrap();

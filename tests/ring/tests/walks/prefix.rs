@@ -19,6 +19,8 @@ fn prefixes_on_two_interfaces() {
     world.fill(2);
     assert_eq!(world.primary().len(), 16);
     world.walk(Outside { internet: Source::Node, peer: Some(Source::Node) });
+    crate::services::rows(&world);
+    crate::mtu::probe(&world, 9001, 9001);
     world.restart(&[("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true")]);
     world.walk(Outside { internet: Source::Lost, peer: Some(Source::Pod) });
     world.close();

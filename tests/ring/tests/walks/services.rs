@@ -1,5 +1,5 @@
 //! Services: a client of a NodePort on the primary interface reaches a pod on a secondary one, pods reach services; with
-//! both kinds of iptables, so with connmark rules of iptables and of nftables.
+//! both kinds of iptables, so with connmark rules of iptables and of nftables; and in every mode ([`rows`]).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -129,6 +129,47 @@ fn cluster_ips(cluster: &Cluster) {
     }
 }
 
+/// The same rows in any mode, to pods of each interface: NodePort from the VPC and from the node, the service's own
+/// address from pods and the node. A pod's endpoint is its first address, the one that the kubelet knows. The daemon has
+/// its usual settings.
+pub fn rows(world: &World) {
+    let (own, host) = (world.own(), world.host());
+    let (program, cluster_ip) =
+        if own.is_ipv4() { ("iptables", CLUSTER_IP) } else { ("ip6tables", "fd30:7:10::80".parse().unwrap()) };
+    let pods = world.representatives();
+    let mut node_port = 31000;
+    for server in &pods {
+        for policy in [Policy::Local, Policy::Cluster] {
+            node_port += 1;
+            let services = [Service { cluster_ip, ..service(policy, Some(node_port), at(server)) }];
+            kube_proxy::apply(&world.home(), program, &format!("{program}-restore"), &services);
+            let what = format!("{policy:?}, {}", server.name);
+            let talk = |from: &str, target: SocketAddr| {
+                let talk = Talk::new(from, &server.netns, ip(server)).through(target, TARGET_PORT);
+                talk.both().unwrap_or_else(|e| panic!("{what}: {target}: {e:#}"))
+            };
+            let at_node = SocketAddr::new(own, node_port);
+            let expected = if policy == Policy::Local { world.vpc_host } else { own };
+            assert_eq!(talk(&host, at_node), expected, "{what}: VPC -> NodePort");
+            // IPv6 pods are all on the primary interface, so nothing needs a mark.
+            for protocol in ["tcp", "udp"].iter().filter(|_| own.is_ipv4()) {
+                let flows = world.flows(protocol, node_port);
+                let back = format!("src={}", server.ip);
+                let is_marked = |f: &String| f.contains("mark=128") && f.contains(&back);
+                assert!(flows.len() == 1 && flows.iter().all(is_marked), "{what}: {flows:#?}");
+            }
+            talk(&world.home(), at_node);
+            let at_service = SocketAddr::new(cluster_ip, PORT);
+            talk(&world.home(), at_service);
+            for client in &pods {
+                let seen = talk(&client.netns, at_service);
+                assert_eq!(seen == ip(client), client.name != server.name, "{what}: {} as {seen}", client.name);
+            }
+        }
+    }
+    assert_eq!(nobody(&host, SocketAddr::new(own, node_port + 100)).unwrap(), Nobody::Refuses);
+}
+
 /// A service whose endpoint is outside the VPC: its connections are not marked, as they were translated before. From a
 /// pod on a secondary interface they get out by AWS_EXTERNAL_SERVICE_CIDRS alone (spec 04 §12.3).
 fn external_services(cluster: &mut Cluster) {
@@ -196,22 +237,8 @@ fn services_with_ipv6() {
         sim: vec!["--preset".to_owned(), "ipv6".to_owned()],
         ..Options::of_tree()
     }));
-    let (client, server) = (world.add("client"), world.add("server"));
-    let (own, host, vpc_host) = (world.own(), world.host(), world.vpc_host);
-    let cluster_ip: IpAddr = "fd30:7:10::80".parse().unwrap();
-    for (policy, node_port, seen_as) in [(Policy::Local, 30081, vpc_host), (Policy::Cluster, 30082, own)] {
-        let services = [Service { cluster_ip, ..service(policy, Some(node_port), at(&server)) }];
-        kube_proxy::apply(&world.home(), "ip6tables", "ip6tables-restore", &services);
-        let talk = |from: &str, target: SocketAddr| {
-            Talk::new(from, &server.netns, ip(&server)).through(target, TARGET_PORT).both().unwrap()
-        };
-        assert_eq!(talk(&host, SocketAddr::new(own, node_port)), seen_as, "{policy:?}");
-        talk(&world.home(), SocketAddr::new(own, node_port));
-        let target = SocketAddr::new(cluster_ip, PORT);
-        assert_eq!(talk(&client.netns, target), ip(&client));
-        assert_ne!(talk(&server.netns, target), ip(&server), "a pod that reaches itself through a service");
-        talk(&world.home(), target);
-    }
-    assert_eq!(nobody(&host, SocketAddr::new(own, 30100)).unwrap(), Nobody::Refuses);
+    world.add("p0");
+    world.add("p1");
+    rows(&world);
     world.close();
 }
