@@ -28,6 +28,7 @@ use support::Namespace;
 
 const BRANCH_MAC: &str = "02:00:00:00:00:77";
 const POD: &str = "10.0.120.77";
+const INTERNET: &str = "198.51.100.10";
 const POD_V6: &str = "2600:1f14:abc:d00::77";
 
 const RULES_STRICT: &str = "10:\tfrom all iif vlan.eth.7 lookup 107
@@ -193,6 +194,7 @@ impl Node {
         vpc.ip("link set branch up");
         vpc.ip("addr add 10.0.96.1/32 dev branch");
         vpc.ip("addr add 10.0.96.11/32 dev lo");
+        vpc.ip(&format!("addr add {INTERNET}/32 dev lo"));
         vpc.ip(&format!("route add {POD} dev branch"));
         vpc.ip(&format!("neigh add {POD} lladdr {BRANCH_MAC} dev branch nud permanent"));
         vpc.ip("-6 addr add fe80:ec2::1/64 dev branch nodad");
@@ -274,6 +276,11 @@ fn sorted(text: &str) -> Vec<&str> {
 
 /// TCP and UDP both ways between a client in one namespace and `address` in another.
 fn reaches(client: &Namespace, server: &Namespace, address: &str) -> Result<(), String> {
+    seen_as(client, server, address).map(drop)
+}
+
+/// The same, and who the client is there.
+fn seen_as(client: &Namespace, server: &Namespace, address: &str) -> Result<[IpAddr; 2], String> {
     let ip: IpAddr = address.parse().unwrap();
     let text = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let patience = Some(Duration::from_secs(10));
@@ -289,7 +296,7 @@ fn reaches(client: &Namespace, server: &Namespace, address: &str) -> Result<(), 
         }
     };
     // This server was reached, not another with the address. The client may know before the server does.
-    let (mut accepted, _) = loop {
+    let (mut accepted, by_tcp) = loop {
         match listener.accept() {
             Ok(accepted) => break accepted,
             Err(error) if error.kind() != ErrorKind::WouldBlock || Instant::now() > deadline => {
@@ -311,7 +318,7 @@ fn reaches(client: &Namespace, server: &Namespace, address: &str) -> Result<(), 
     here.send_to(b"ping", (ip, 7000)).map_err(text("send"))?;
     let (_, from) = there.recv_from(&mut answer).map_err(text("udp to the server"))?;
     there.send_to(b"pong", from).and_then(|_| here.recv_from(&mut answer)).map_err(text("udp to the client"))?;
-    Ok(())
+    Ok([by_tcp.ip(), from.ip()])
 }
 
 #[test]
@@ -378,6 +385,9 @@ fn pods_in_both_modes_are_as_in_the_example_and_talk() {
 
         assert_eq!(reaches(&node.vpc, sg, POD), Ok(()), "{mode}");
         assert_eq!(reaches(sg, &node.vpc, "10.0.96.1"), Ok(()), "{mode}");
+        // By its own interface and as itself: nothing of a strict pod's is translated (spec 04 §16), and of the others'
+        // nothing here, where no daemon has made rules of iptables.
+        assert_eq!(seen_as(sg, &node.vpc, INTERNET), Ok([POD.parse().unwrap(); 2]), "{mode}");
         node.host.ip("addr add 10.0.96.11/19 dev eth0");
         // Strict: even the node's own address is reached through the VPC, which has an impostor here.
         let home = if mode == "strict" { &node.vpc } else { &node.host };
