@@ -93,10 +93,13 @@ ring() { # name, command...
 filter=(awk)
 case $(awk -W version </dev/null 2>&1) in mawk*) filter+=(-W interactive) ;; esac
 
+# Of one test program at a time.
+threads=2
+
 # All with --workspace: a smaller selection would unify features differently and build the world again.
 tests() {
     # Of what passes, only what was skipped is told; of what fails, everything. pipefail keeps the status of the tests.
-    cargo test --locked --workspace --no-fail-fast "$@" -- --show-output --test-threads 2 2>&1 |
+    cargo test --locked --workspace --no-fail-fast "$@" -- --show-output --test-threads "$threads" 2>&1 |
         "${filter[@]}" '/^successes:$/ { passed = 1 } /^failures:$/ || /^test result: / { passed = 0 }
             passed && !/SKIPPED:/ || /^running / || /^test .* ok$/ || /^$/ { next } { print; fflush() }'
 }
@@ -122,7 +125,7 @@ ring pool tests $(targets properties)
 # shellcheck disable=SC2046
 ring kernel tests $(targets reservoir-net aws-cni egress-cni)
 # shellcheck disable=SC2046
-ring e2e tests $(targets ring)
+threads=3 ring e2e tests $(targets ring) # they wait more than they work
 ring moto tests/moto/run.sh
 ring cnitool tests/cnitool/run.sh
 ring vlan tests/vlan/run.sh
