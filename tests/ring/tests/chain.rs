@@ -68,7 +68,12 @@ fn every_plugin_of_the_list_does_its_work_and_takes_it_back() {
             return;
         }
     }
-    let env = [("ENABLE_BANDWIDTH_PLUGIN", "true"), ("DISABLE_POD_V6", "true"), ("POD_MTU", "1400")];
+    let env = [
+        ("ENABLE_BANDWIDTH_PLUGIN", "true"),
+        ("DISABLE_POD_V6", "true"),
+        ("POD_MTU", "1400"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "pod"),
+    ];
     let mut node = Node::new(Options {
         instance_type: "t3.small".to_owned(),
         env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
@@ -95,7 +100,10 @@ fn every_plugin_of_the_list_does_its_work_and_takes_it_back() {
     assert_eq!(found.remove(&host_veth(&limited)), Some(INTO_THE_POD / 8), "the host's end is found by the result");
     assert_eq!(found.into_values().collect::<Vec<_>>(), [OUT_OF_THE_POD / 8]);
     assert!(!others(&node).is_empty());
+    let saved = in_netns(&node.netns(), "iptables-save", &["-t", "mangle"]).unwrap();
+    assert!(saved.contains(" -i pod+ ") && !saved.contains("-i eni+"), "the daemon's rules know the prefix: {saved}");
     for pod in plain.iter().chain([&limited]) {
+        assert!(host_veth(pod).starts_with("pod"), "{}", host_veth(pod));
         let read = |file: &str| in_netns(&pod.netns, "cat", &[file]).unwrap().trim().to_owned();
         for place in ["all", "default", "lo", "eth0"] {
             assert_eq!(read(&format!("/proc/sys/net/ipv6/conf/{place}/disable_ipv6")), "1", "{} {place}", pod.name);

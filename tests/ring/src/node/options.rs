@@ -50,7 +50,7 @@ impl Options {
         self.env("ENABLE_IPv6") == Some("true")
     }
 
-    fn env(&self, name: &str) -> Option<&str> {
+    pub(super) fn env(&self, name: &str) -> Option<&str> {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 

@@ -114,6 +114,8 @@ impl Node {
     /// `ip` cannot be run.
     pub fn pod_traces(&self) -> Result<Vec<String>> {
         let ns = self.netns();
+        let prefix = self.options.env("AWS_VPC_K8S_CNI_VETHPREFIX").unwrap_or("eni");
+        let is_pods = |name: &str| name.starts_with(prefix) || name.starts_with("veth");
         let mut traces = Vec::new();
         for family in ["-4", "-6"] {
             for line in in_netns(&ns, "ip", &[family, "rule"])?.lines() {
@@ -123,13 +125,14 @@ impl Node {
             }
             for line in in_netns(&ns, "ip", &[family, "route"])?.lines() {
                 // Link-local routes are the kernel's and go with the link.
-                if (line.contains(" dev eni") || line.contains(" dev veth")) && !line.starts_with("fe80::/64 ") {
+                let device = line.split_once(" dev ").map(|(_, device)| device);
+                if device.is_some_and(is_pods) && !line.starts_with("fe80::/64 ") {
                     traces.push(format!("route {family} {line}"));
                 }
             }
         }
         for line in in_netns(&ns, "ip", &["-o", "link"])?.lines() {
-            if line.split_whitespace().nth(1).is_some_and(|n| n.starts_with("eni") || n.starts_with("veth")) {
+            if line.split_whitespace().nth(1).is_some_and(is_pods) {
                 traces.push(format!("link {line}"));
             }
         }
