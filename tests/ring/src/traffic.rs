@@ -145,8 +145,22 @@ impl Talk {
     }
 }
 
+/// Whoever starts a program, on any thread, has copies of all sockets until that runs: the socket of the conversation before
+/// may have the port for a moment after it was closed.
+fn listening<T>(listen: SocketAddr, patience: Duration, bind: impl Fn() -> std::io::Result<T>) -> Result<T> {
+    let until = Instant::now() + patience;
+    loop {
+        match bind() {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound.with_context(|| format!("listening on {listen}")),
+        }
+    }
+}
+
 fn serve_tcp(listen: SocketAddr, patience: Duration, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
-    let listener = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
+    let listener = listening(listen, patience, || TcpListener::bind(listen))?;
     ready.send(listener.local_addr()?)?;
     listener.set_nonblocking(true)?;
     let until = Instant::now() + patience;
@@ -194,7 +208,7 @@ fn dial(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> std::
 }
 
 fn serve_udp(listen: SocketAddr, patience: Duration, ready: &mpsc::Sender<SocketAddr>) -> Result<SocketAddr> {
-    let socket = UdpSocket::bind(listen).with_context(|| format!("listening on {listen}"))?;
+    let socket = listening(listen, patience, || UdpSocket::bind(listen))?;
     ready.send(socket.local_addr()?)?;
     socket.set_read_timeout(Some(patience))?;
     let mut content = [0; 64];
