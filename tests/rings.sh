@@ -24,24 +24,25 @@ if [ -z "${RINGS_SESSION:-}" ]; then
         sed -n "s/^\([0-9]*\) (.*) [^Z] [0-9]* [0-9]* $session .*/\1/p" /proc/[0-9]*/stat 2>/dev/null
     }
     end() { # exit status
-        trap '' INT TERM HUP
+        trap '' INT TERM HUP QUIT
         echo "rings: told to end; ending what this run started" >&2
         local seen left netns try
         seen=$(processes)
-        # The simulated AWS takes its namespaces down when it is asked to end. Who has not ended after 8 s is not asked.
+        # The simulated AWS takes its namespaces down when it is asked to end. Who has not ended after 4 s is not asked:
+        # whoever cancels a run waits 10 s.
         # shellcheck disable=SC2086 # a list of words
         kill -TERM "$session" $seen 2>/dev/null
-        for try in $(seq 50); do
+        for try in $(seq 30); do
             left=$(processes)
             [ -n "$left" ] || break
             seen+=" $left"
             # shellcheck disable=SC2086
-            [ "$try" -le 40 ] || kill -KILL $left 2>/dev/null
+            [ "$try" -le 20 ] || kill -KILL $left 2>/dev/null
             sleep 0.2
         done
         for netns in /run/netns/*; do
             netns=${netns##*/}
-            if [[ $netns =~ ^r[a-z-]*([0-9]+) ]] && grep -qwF "${BASH_REMATCH[1]}" <<<"$seen"; then
+            if [[ $netns =~ ^(rsv|rsv-|rsv-cnitool-|r[bfnpv])([0-9]+)([^0-9]|$) ]] && grep -qwF "${BASH_REMATCH[2]}" <<<"$seen"; then
                 ip netns del "$netns"
             fi
         done
@@ -49,6 +50,7 @@ if [ -z "${RINGS_SESSION:-}" ]; then
     }
     trap 'end 129' HUP
     trap 'end 130' INT
+    trap 'end 131' QUIT
     trap 'end 143' TERM
     wait "$session"
     exit

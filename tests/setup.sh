@@ -75,7 +75,8 @@ if ! command -v cargo >/dev/null 2>&1; then
         echo "    export PATH=$home/.cargo/bin:\$PATH" >&2
     else
         echo "setup: sudo leaves $home/.cargo/bin/cargo out of PATH. Put it there, for make demo like this:" >&2
-        echo "    sudo -H env PATH=$home/.cargo/bin:\$PATH make demo" >&2
+        # This PATH is root's: the caller's may lack what only root runs.
+        echo "    sudo -H env PATH=$home/.cargo/bin:$PATH make demo" >&2
         echo "  Root gets a toolchain and crates in its own home then, and target/ is root's." >&2
     fi
     exit 1

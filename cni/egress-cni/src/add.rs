@@ -72,6 +72,11 @@ fn allocate(invocation: &Invocation<'_>, deps: Deps<'_>) -> Result<Allocation, S
         Ok(allocation) => return Ok(allocation),
         Err(cause) => cause,
     };
+    let Invocation { env, conf, log, .. } = *invocation;
+    log.info(format_args!(
+        "{} refused {}: {refused}; taking away what may be left of it and asking again",
+        conf.ipam_type, env.container_id
+    ));
     del::remove(invocation, deps).map_err(|_| refused)?;
     deps.ipam.add(invocation)
 }

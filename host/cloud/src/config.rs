@@ -1,4 +1,4 @@
-//! How to reach AWS. Plain data: reading the environment is the daemon's business.
+//! How to reach AWS, and whether that can work.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,8 +11,9 @@ use crate::ec2::retry;
 use crate::http::read_bundle;
 use crate::imds::{Imds, ImdsConfig};
 
-/// Where AWS is and how long to wait for it (spec 03 §1.2). What is not here (credentials, `AWS_MAX_ATTEMPTS`,
-/// `AWS_ENDPOINT_URL`, proxies, …) the SDK's own loaders take from the environment.
+/// Where AWS is and how long to wait for it (spec 03 §1.2). What is not here is taken from
+/// the process's environment: `AWS_MAX_ATTEMPTS` and `AWS_RETRY_MODE` by this crate, credentials, `AWS_ENDPOINT_URL`,
+/// proxies and the rest by the SDK's own loaders.
 #[derive(Debug, Clone)]
 pub struct CloudConfig {
     pub imds: ImdsConfig,
@@ -22,7 +23,7 @@ pub struct CloudConfig {
     /// `HTTP_TIMEOUT`: the whole of one EC2 attempt, connection to last byte. Reads of metadata end sooner whatever it is
     /// (spec 03 §2.3).
     pub http_timeout: Duration,
-    /// `AWS_CA_BUNDLE`: a file of PEM certificates to trust in place of the system's. Empty is unset.
+    /// `AWS_CA_BUNDLE`: a file of PEM certificates to trust in place of the system's.
     pub ca_bundle: Option<PathBuf>,
     /// `VPC_CNI_VERSION`, for the user agent; may be empty.
     pub version: String,

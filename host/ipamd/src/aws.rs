@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use reservoir_cloud::CloudConfig;
 use reservoir_cloud::imds::{EndpointMode, ImdsConfig};
+use reservoir_cloud::{CloudConfig, ConfigError};
 
 use crate::config::{Config, Environment, Report};
 
@@ -24,8 +24,8 @@ pub fn config(environment: &Environment, report: &mut Report) -> Sdk {
     let mode = text(MODE).unwrap_or_default();
     let imds = ImdsConfig {
         endpoint: text("AWS_EC2_METADATA_SERVICE_ENDPOINT").map(str::to_owned),
-        mode: mode.parse().unwrap_or_else(|error| {
-            report.fatal(MODE, Some(mode), format!("{error}"));
+        mode: mode.parse().unwrap_or_else(|error: ConfigError| {
+            report.fatal(MODE, Some(mode), error.parts().2);
             EndpointMode::Ipv4
         }),
         disabled: truth("AWS_EC2_METADATA_DISABLED"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ring::cni::{EGRESS_BANDWIDTH, INGRESS_BANDWIDTH};
 use ring::node::STANDARD_PLUGINS;
-use ring::shell::in_netns;
+use ring::shell::{in_netns, run};
 use ring::{Node, Options, Pod, traffic};
 use serde_json::Value;
 
@@ -44,6 +44,18 @@ fn others(node: &Node) -> Vec<String> {
     all
 }
 
+/// Why the kernel has not what the plugin `bandwidth` needs.
+fn shapes_no_traffic() -> Option<String> {
+    let netns = format!("rf{}x", std::process::id());
+    run("ip", &["netns", "add", &netns]).ok()?;
+    let needs = "ip link add x type ifb && tc qdisc add dev x root tbf rate 1mbit burst 10k latency 1ms &&
+        tc qdisc add dev x ingress && tc filter add dev x parent ffff: protocol all u32 match u32 0 0 \
+        action mirred egress redirect dev lo";
+    let missing = in_netns(&netns, "sh", &["-c", needs]).err().map(|error| format!("{error:#}"));
+    let _ = run("ip", &["netns", "delete", &netns]);
+    missing
+}
+
 fn host_veth(pod: &Pod) -> String {
     pod.result["interfaces"][0]["name"].as_str().unwrap().to_owned()
 }
@@ -67,6 +79,10 @@ fn every_plugin_of_the_list_does_its_work_and_takes_it_back() {
             eprintln!("SKIPPED: {test}: needs {STANDARD_PLUGINS}/{plugin}");
             return;
         }
+    }
+    if let Some(reason) = shapes_no_traffic() {
+        eprintln!("SKIPPED: {test}: {reason}");
+        return;
     }
     let env = [
         ("ENABLE_BANDWIDTH_PLUGIN", "true"),

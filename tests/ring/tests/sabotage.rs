@@ -23,7 +23,7 @@ use ring::random::Random;
 use ring::shell::{get, in_netns, run};
 use ring::{Node, Options, Pod, traffic};
 use serde_json::json;
-use support::storm::{count, lose_news};
+use support::storm::lose_news;
 
 const PROGRAMS: &[&str] = &["ip", "curl", "iptables", "nft"];
 const VPC_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 200, 10));
@@ -344,7 +344,7 @@ fn pods_come_and_go_under_a_saboteur() {
     let rules =
         repairs.iter().find_map(|l| l.strip_prefix(r#"reservoir_host_repairs_total{kind="rule",result="success"} "#));
     assert!(rules.is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n > 0)), "repairs are counted: {repairs:?}");
-    let firewall = count(&node, r#"reservoir_host_repairs_total{kind="firewall",result="success"}"#);
+    let firewall = node.metric(r#"reservoir_host_repairs_total{kind="firewall",result="success"}"#).unwrap();
     assert_eq!(firewall > 0.0, harms.contains_key(FIREWALL), "repairs are counted: {repairs:?}");
 
     for place in &mut places {

@@ -61,52 +61,55 @@ impl Rules<'_> {
         [ours, mangle, others].concat()
     }
 
-    fn iptables(&self, arguments: &str) {
-        let words: Vec<&str> = ["-w", "20"].into_iter().chain(arguments.split_whitespace()).collect();
-        in_netns(&self.world.home(), &self.flavour.program("iptables"), &words).unwrap();
+    /// All at one moment, so that no repair comes in between.
+    fn restore(&self, table: &str, lines: &[String]) {
+        let file = self.world.node.dir().join("harm");
+        std::fs::write(&file, format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"))).unwrap();
+        let arguments = ["--wait", "--noflush", &file.display().to_string()];
+        in_netns(&self.world.home(), &self.flavour.program("iptables-restore"), &arguments).unwrap();
     }
 
     fn nft(&self, command: &str) {
         in_netns(&self.world.home(), "nft", &[command]).unwrap();
     }
 
-    /// Deletes the first rule of a chain that has this in it.
-    fn delete(&self, table: &str, chain: &str, needle: &str) {
-        self.iptables(&format!("-t {table} -D {chain} {}", self.place(table, chain, needle)));
-    }
-
-    fn place(&self, table: &str, chain: &str, needle: &str) -> usize {
-        let listed = in_netns(&self.world.home(), &self.flavour.program("iptables"), &["-t", table, "-S", chain]);
-        let listed = listed.unwrap();
-        let mut rules = listed.lines().filter(|l| l.starts_with("-A"));
-        1 + rules.position(|l| l.contains(needle)).unwrap_or_else(|| panic!("no {needle} in {listed}"))
+    /// What deletes the first rule of a table that has this in it.
+    fn delete(&self, table: &str, needle: &str) -> String {
+        let saved = in_netns(&self.world.home(), &self.flavour.program("iptables-save"), &["-t", table]).unwrap();
+        let rule = saved.lines().find_map(|l| l.strip_prefix("-A ").filter(|l| l.contains(needle)));
+        format!("-D {}", rule.unwrap_or_else(|| panic!("no {needle} in {saved}")))
     }
 
     /// Single rules go, one is another's now, one is too much; how many things are wrong then.
     fn single_rules(&self) -> u32 {
-        self.delete("nat", "POSTROUTING", "AWS SNAT CHAIN");
-        self.delete("mangle", "PREROUTING", "-i eni+");
-        let place = self.place("nat", "AWS-SNAT-CHAIN-0", "-j SNAT");
-        self.iptables(&format!("-t nat -R AWS-SNAT-CHAIN-0 {place} -j RETURN"));
-        self.iptables("-t nat -I AWS-SNAT-CHAIN-0 -d 198.51.100.0/24 -j RETURN");
-        match self.flavour {
-            Flavour::Legacy => self.delete("nat", "AWS-CONNMARK-CHAIN-0", "--set-xmark"),
-            Flavour::Nft => self.nft("flush chain ip aws-cni snat-mark"),
+        let mut nat = vec![
+            self.delete("nat", "AWS SNAT CHAIN"),
+            self.delete("nat", "-j SNAT"),
+            "-A AWS-SNAT-CHAIN-0 -j RETURN".to_owned(),
+            "-I AWS-SNAT-CHAIN-0 -d 198.51.100.0/24 -j RETURN".to_owned(),
+        ];
+        if self.flavour == Flavour::Legacy {
+            nat.push(self.delete("nat", "--set-xmark"));
         }
-        // The replaced one is two: what it was is missing, what it is is too much.
+        self.restore("nat", &nat);
+        self.restore("mangle", &[self.delete("mangle", "-i eni+")]);
+        if self.flavour == Flavour::Nft {
+            self.nft("flush chain ip aws-cni snat-mark");
+        }
+        // The one that is another's now is two: what it was is missing, what it is is too much.
         6
     }
 
     /// Chains go whole; how many things are wrong then.
     fn whole_chains(&self) -> u32 {
-        self.iptables("-t nat -F AWS-SNAT-CHAIN-0");
-        match self.flavour {
-            Flavour::Legacy => {
-                self.delete("nat", "PREROUTING", "AWS, outbound connections");
-                self.iptables("-t nat -F AWS-CONNMARK-CHAIN-0");
-                self.iptables("-t nat -X AWS-CONNMARK-CHAIN-0");
-            }
-            Flavour::Nft => self.nft("delete table ip aws-cni"),
+        let mut nat = vec!["-F AWS-SNAT-CHAIN-0".to_owned()];
+        if self.flavour == Flavour::Legacy {
+            nat.push(self.delete("nat", "AWS, outbound connections"));
+            nat.extend(["-F", "-X"].map(|what| format!("{what} AWS-CONNMARK-CHAIN-0")));
+        }
+        self.restore("nat", &nat);
+        if self.flavour == Flavour::Nft {
+            self.nft("delete table ip aws-cni");
         }
         // Of each chain two rules.
         4
@@ -136,18 +139,18 @@ fn put_back(flavour: Flavour) {
             if flavour == Flavour::Nft { needle.replace("AWS, CONNMARK", "snat-mark") } else { needle.to_owned() };
         assert!(sound.iter().any(|l| l.contains(&form)), "{flavour:?}: no {form} in {sound:#?}");
     }
-    let mut counted = count(&world.node, REPAIRS);
+    let mut counted = world.node.metric(REPAIRS).unwrap();
     let mut is_put_back = |what: &str, harms: u32, patience| {
         let whole = world.node.wait_for(what, patience, |node| {
             let now = rules.shown();
             let lost: Vec<_> = sound.iter().filter(|l| !now.contains(l)).collect();
             let new: Vec<_> = now.iter().filter(|l| !sound.contains(l)).collect();
             ensure!(now == sound, "{flavour:?}: missing {lost:#?}, too much {new:#?}");
-            ensure!(count(node, REPAIRS) >= counted + f64::from(harms), "not counted");
+            ensure!(node.metric(REPAIRS)? >= counted + f64::from(harms), "not counted");
             Ok(true)
         });
         whole.unwrap();
-        counted = count(&world.node, REPAIRS);
+        counted = world.node.metric(REPAIRS).unwrap();
     };
     let harms = rules.single_rules();
     lose_news(&world.node);
