@@ -3,7 +3,7 @@
 # said before that is looked at. MODE names the mode, and tests/ring/src/demo/modes.rs what it is.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-mode=${MODE:-secondary}
+mode=${MODE-secondary}
 modes=$(sed -n 's/^        name: "\(.*\)",$/\1/p' tests/ring/src/demo/modes.rs | paste -sd' ')
 case " $modes " in
 *" $mode "*) ;;

@@ -7,7 +7,7 @@ mod input;
 mod scenarios;
 mod table;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +74,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("policy-test: {error:#}");
+            // Nobody may be there to read it: `2>&1 | head`.
+            let _ = writeln!(io::stderr(), "policy-test: {error:#}");
             ExitCode::FAILURE
         }
     }
