@@ -3,24 +3,14 @@
 use serde_json::Value;
 
 use crate::support::Namespace;
-use crate::trace::{Ended, Verdict};
+use crate::trace::{Ended, kill_before};
 use crate::world::{KINDS, Kind, World, path};
 
 /// Runs the plugin and kills it before its `n`th deed; the second answer is what the deed was.
 fn killed(world: &World, command: &str, pod: &Namespace, previous: Option<&Value>, n: usize) -> (Ended, String) {
-    let (mut seen, mut victim) = (0, String::new());
-    let ended = world.traced(command, &path(pod), previous, |deed| {
-        if !deed.changes() {
-            return Verdict::Go;
-        }
-        seen += 1;
-        if seen == n + 1 {
-            victim = deed.to_string();
-            return Verdict::Kill;
-        }
-        Verdict::Go
-    });
-    (ended.unwrap(), victim)
+    let mut victim = String::new();
+    let ended = world.traced(command, &path(pod), previous, kill_before(n, &mut victim)).unwrap();
+    (ended, victim)
 }
 
 /// What comes after a kill.

@@ -81,6 +81,22 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// Kills before the `n`th deed that changes something, and then says in `victim` what that was.
+pub fn kill_before(n: usize, victim: &mut String) -> impl FnMut(&Deed) -> Verdict {
+    let mut seen = 0;
+    move |deed| {
+        if !deed.changes() {
+            return Verdict::Go;
+        }
+        seen += 1;
+        if seen == n + 1 {
+            *victim = deed.to_string();
+            return Verdict::Kill;
+        }
+        Verdict::Go
+    }
+}
+
 /// Runs `command` and asks `judge` before each deed. Must not have another child on the calling thread.
 ///
 /// # Errors

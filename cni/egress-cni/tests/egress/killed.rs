@@ -5,7 +5,7 @@
 use reservoir_net::rule::Family;
 
 use crate::support::{self, Kind, Namespace, World};
-use crate::trace::{self, Ended, Verdict};
+use crate::trace::{self, Ended, kill_before};
 
 const ID: &str = "4f0c1b";
 const BYSTANDER: &str = "bystander";
@@ -13,20 +13,10 @@ const BYSTANDER: &str = "bystander";
 /// Runs the plugin and kills it before its `n`th deed; the second answer is what the deed was. None, said loudly, where
 /// processes cannot be traced.
 fn killed(world: &World, command: &str, pod: &Namespace, n: usize) -> Option<(Ended, String)> {
-    let (mut seen, mut victim) = (0, String::new());
+    let mut victim = String::new();
     let ended = world.node.run(|| {
         let mut plugin = world.command(command, ID, pod.path().to_str().unwrap());
-        trace::run(&mut plugin, &world.conf().to_string(), &mut |deed| {
-            if !deed.changes() {
-                return Verdict::Go;
-            }
-            seen += 1;
-            if seen == n + 1 {
-                victim = deed.to_string();
-                return Verdict::Kill;
-            }
-            Verdict::Go
-        })
+        trace::run(&mut plugin, &world.conf().to_string(), &mut kill_before(n, &mut victim))
     });
     match ended {
         Ok(ended) => Some((ended, victim)),
