@@ -135,6 +135,8 @@ async fn grow(node: &mut Node, account: &Account) -> String {
     let found = node.interfaces(detached.clone()).await;
     assert_eq!(found.iter().map(|i| &i.eni).collect::<Vec<_>>(), [&made.eni]);
 
+    as_others_see_it(node, account, &made.eni).await;
+
     let (eni, instance) = (made.eni.clone(), account.instance.clone());
     let attach = Request::AttachNetworkInterface { eni, instance, device_index: 1, card: 0 };
     let attached = node.call(attach).await;
@@ -145,6 +147,19 @@ async fn grow(node: &mut Node, account: &Account) -> String {
     assert_eq!((attachment.id, attachment.device_index), (id, 1));
     assert!(node.interfaces(detached).await.is_empty());
     made.eni
+}
+
+/// What the search for left-overs of instances that are gone finds, and which instances it takes to be there (spec 03
+/// §7.10).
+async fn as_others_see_it(node: &mut Node, account: &Account, eni: &str) {
+    let abandoned =
+        |cluster: &str| Request::DescribeAbandonedInterfaces { vpc: account.vpc.clone(), cluster: cluster.to_owned() };
+    let found = node.interfaces(abandoned("")).await;
+    assert_eq!(found.iter().map(|i| i.eni.as_str()).collect::<Vec<_>>(), [eni]);
+    assert!(node.interfaces(abandoned("demo")).await.is_empty(), "it has no tag of a cluster yet");
+    let ids = vec![account.instance.clone(), "i-0fedcba9876543210".to_owned()];
+    let living = node.call(Request::DescribeLivingInstances { ids }).await;
+    assert_eq!(living, Ok(Answer::Instances(vec![account.instance.clone()])));
 }
 
 /// More addresses, fewer, tags.
